@@ -1,0 +1,1 @@
+"""The truth: SQL tables, one query module per topic, migrations."""

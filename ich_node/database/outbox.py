@@ -1,0 +1,153 @@
+"""Objects on their way to their destinations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy.orm import Session
+
+from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow
+
+
+class DeliveryState(StrEnum):
+    """Where a delivery stands."""
+
+    PENDING = "PENDING"
+    SENT = "SENT"
+    DEAD = "DEAD"
+    """Given up or refused for good; a person must look."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """One object that this process may send now."""
+
+    id: int
+    destination: str
+    sop_instance_uid: str
+    file_name: str
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryRecord:
+    """One line of ``ich-node deliveries``."""
+
+    id: int
+    study_instance_uid: str
+    sop_instance_uid: str
+    kind: str
+    destination: str
+    state: str
+    attempts: int
+    created_at: datetime
+    next_attempt_at: datetime
+    sent_at: datetime | None
+    note: str | None
+
+
+def destinations_due(session: Session, now: datetime) -> list[str]:
+    """Destinations that something waits for."""
+    return list(session.scalars(select(OutboxRow.destination).where(_is_due(now)).distinct()))
+
+
+def claim_deliveries(
+    session: Session, destination: str, *, owner: str, now: datetime, lease: timedelta, limit: int = 50
+) -> list[Delivery]:
+    """Take what is due for one destination, the most urgent first."""
+    rows = session.execute(
+        select(OutboxRow, ResultObjectRow.file_name)
+        .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
+        .where(OutboxRow.destination == destination, _is_due(now))
+        .order_by(OutboxRow.urgency, OutboxRow.created_at, OutboxRow.id)
+        .limit(limit)
+        .with_for_update(of=OutboxRow, skip_locked=True)
+    ).all()
+    claimed = []
+    for row, file_name in rows:
+        row.lease_owner, row.lease_until = owner, now + lease
+        row.attempts += 1
+        claimed.append(
+            Delivery(
+                id=row.id,
+                destination=destination,
+                sop_instance_uid=row.sop_instance_uid,
+                file_name=file_name,
+                attempts=row.attempts,
+                created_at=row.created_at,
+            )
+        )
+    return claimed
+
+
+def record_sent(session: Session, delivery: Delivery, *, now: datetime, note: str | None) -> None:
+    """The destination has answered success, with a note where it was a warning."""
+    _settle(session, delivery, state=DeliveryState.SENT, sent_at=now, note=note)
+
+
+def record_failed(
+    session: Session, delivery: Delivery, *, next_attempt_at: datetime | None, note: str
+) -> None:
+    """The destination did not take it; ``None`` as next attempt makes it a dead letter."""
+    if next_attempt_at is None:
+        _settle(session, delivery, state=DeliveryState.DEAD, note=note)
+    else:
+        _settle(session, delivery, state=DeliveryState.PENDING, next_attempt_at=next_attempt_at, note=note)
+
+
+def deliveries(session: Session, *, failed: bool = False, limit: int = 1000) -> list[DeliveryRecord]:
+    """Deliveries, the newest first; ``failed``: dead letters and those that failed at least once."""
+    query = (
+        select(OutboxRow, ResultObjectRow.kind, ReadingRow.study_instance_uid)
+        .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
+        .join(ReadingRow, ReadingRow.id == ResultObjectRow.reading_id)
+        .order_by(OutboxRow.id.desc())
+        .limit(limit)
+    )
+    if failed:
+        query = query.where(OutboxRow.state != DeliveryState.SENT, OutboxRow.note.is_not(None))
+    return [
+        DeliveryRecord(
+            id=row.id,
+            study_instance_uid=study_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            kind=kind,
+            destination=row.destination,
+            state=row.state,
+            attempts=row.attempts,
+            created_at=row.created_at,
+            next_attempt_at=row.next_attempt_at,
+            sent_at=row.sent_at,
+            note=row.note,
+        )
+        for row, kind, study_instance_uid in session.execute(query)
+    ]
+
+
+def retry_failed(session: Session, *, now: datetime) -> int:
+    """Send dead letters and waiting retries again now, with a fresh 72 h; how many."""
+    rows: Sequence[int] = session.scalars(
+        update(OutboxRow)
+        .where(OutboxRow.state != DeliveryState.SENT, OutboxRow.note.is_not(None))
+        .values(state=DeliveryState.PENDING, attempts=0, created_at=now, next_attempt_at=now)
+        .returning(OutboxRow.id)
+    ).all()
+    return len(rows)
+
+
+def _settle(session: Session, delivery: Delivery, **values: object) -> None:
+    session.execute(
+        update(OutboxRow)
+        .where(OutboxRow.id == delivery.id, OutboxRow.state == DeliveryState.PENDING)
+        .values(lease_owner=None, lease_until=None, **values)
+    )
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    free = or_(OutboxRow.lease_until.is_(None), OutboxRow.lease_until < now)
+    return (OutboxRow.state == DeliveryState.PENDING) & (OutboxRow.next_attempt_at <= now) & free

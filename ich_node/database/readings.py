@@ -1,0 +1,270 @@
+"""What workers found, committed in one transaction with the worklist row and the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ich_node.database.audit import record_change
+from ich_node.database.queue import StudyClaim, finish_claim, owned_study
+from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
+from ich_node.errors import RejectionReason
+from ich_node.findings import IchSubtype, Priority, SeriesFinding, SliceFinding, StudyState
+from ich_node.selection import SeriesExclusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewObject:
+    """A result object that lies in the results folder."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    kind: str
+    file_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewReading:
+    """Everything that one run over one series produced."""
+
+    series_instance_uid: str
+    run_number: int
+    finding: SeriesFinding
+    sop_instance_uids: tuple[str, ...]
+    """Of the source images, parallel to ``finding.slices``."""
+    content_sha256: str
+    caveats: tuple[str, ...]
+    timeline: Mapping[str, str]
+    """Stage to ISO 8601 time."""
+    read_at: datetime
+    sr_sop_instance_uid: str
+    sr_series_instance_uid: str
+    objects: tuple[NewObject, ...]
+    """In the order in which a person looks at them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierReading:
+    """The reading of a series that counts now."""
+
+    run_number: int
+    model_name: str
+    model_version: str
+    weights_sha256: str
+    content_sha256: str
+    sr_sop_instance_uid: str
+    sr_series_instance_uid: str
+
+
+def earlier_reading(session: Session, series_instance_uid: str) -> EarlierReading | None:
+    """The reading of a series that a new one would supersede."""
+    row = session.scalar(
+        select(ReadingRow)
+        .where(ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.superseded.is_(False))
+        .order_by(ReadingRow.id.desc())
+    )
+    if row is None:
+        return None
+    return EarlierReading(
+        run_number=row.run_number,
+        model_name=row.model_name,
+        model_version=row.model_version,
+        weights_sha256=row.weights_sha256,
+        content_sha256=row.content_sha256,
+        sr_sop_instance_uid=row.sr_sop_instance_uid,
+        sr_series_instance_uid=row.sr_series_instance_uid,
+    )
+
+
+def next_run_number(session: Session, series_instance_uid: str, model_name: str) -> int:
+    """1 for the first reading of a series by a model; unchanged until that reading is committed."""
+    last = session.scalar(
+        select(func.max(ReadingRow.run_number)).where(
+            ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.model_name == model_name
+        )
+    )
+    return (last or 0) + 1
+
+
+def finish_read(
+    session: Session,
+    claim: StudyClaim,
+    *,
+    exclusions: Sequence[SeriesExclusion],
+    reading: NewReading | None,
+    destinations: Sequence[str],
+    now: datetime,
+) -> Priority:
+    """Commit a reading, or that the study's reading still holds (``reading`` is ``None``).
+
+    Raises
+    ------
+    LeaseLost
+        Another worker has the study; nothing is written.
+    """
+    study = owned_study(session, claim)
+    if reading is not None:
+        _supersede(session, reading.series_instance_uid)
+        row = _reading_row(study.study_instance_uid, reading)
+        session.add(row)
+        session.flush()
+        _add_objects(session, row, reading, destinations, now)
+    _record_exclusions(session, claim, exclusions)
+    study.state, study.reason, study.reason_detail = StudyState.READ, None, None
+    _apply_priority(session, study, now=now, not_read=False)
+    _finish(session, study, claim, now, action="read" if reading else "unchanged", why=None)
+    return Priority(study.priority)
+
+
+def finish_not_read(
+    session: Session,
+    claim: StudyClaim,
+    *,
+    exclusions: Sequence[SeriesExclusion],
+    reason: RejectionReason,
+    detail: str,
+    now: datetime,
+    state: StudyState = StudyState.NOT_READ,
+) -> None:
+    """Commit that a study could not be read, and why. A flag that an earlier reading raised stays up.
+
+    Raises
+    ------
+    LeaseLost
+        Another worker has the study; nothing is written.
+    """
+    study = owned_study(session, claim)
+    _record_exclusions(session, claim, exclusions)
+    study.state, study.reason, study.reason_detail = state, reason, detail
+    _apply_priority(session, study, now=now, not_read=True)
+    _finish(session, study, claim, now, action=state.lower(), why=f"{reason}: {detail}")
+
+
+def finish_waiting(
+    session: Session, claim: StudyClaim, *, exclusions: Sequence[SeriesExclusion], now: datetime
+) -> None:
+    """Commit that nothing can be read yet because other series of the study are still arriving."""
+    study = owned_study(session, claim)
+    _record_exclusions(session, claim, exclusions)
+    study.state = StudyState.RECEIVING
+    _finish(session, study, claim, now, action="waiting", why="other series of the study are still arriving")
+
+
+def _finish(
+    session: Session, study: StudyRow, claim: StudyClaim, now: datetime, *, action: str, why: str | None
+) -> None:
+    finish_claim(session, study, claim)
+    record_change(session, study, at=now, actor=claim.owner, action=action, why=why)
+
+
+def _supersede(session: Session, series_instance_uid: str) -> None:
+    for row in session.scalars(
+        select(ReadingRow).where(
+            ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.superseded.is_(False)
+        )
+    ):
+        row.superseded = True
+
+
+def _apply_priority(session: Session, study: StudyRow, *, now: datetime, not_read: bool) -> None:
+    """Take the most urgent of the readings that count, and of "a person must look" where nothing could be read."""
+    session.flush()
+    readings = list(
+        session.scalars(
+            select(ReadingRow).where(
+                ReadingRow.study_instance_uid == study.study_instance_uid, ReadingRow.superseded.is_(False)
+            )
+        )
+    )
+    if readings:
+        leading = min(readings, key=lambda r: (Priority(r.priority).urgency, -r.suspicion, -r.id))
+        study.reading_id = leading.id
+        study.suspicion, study.subtypes, study.read_at = leading.suspicion, leading.subtypes, leading.read_at
+    priorities = [Priority(r.priority) for r in readings] + [Priority.MEDIUM] * (not_read or not readings)
+    study.priority = min(priorities, key=lambda p: p.urgency)
+    if study.priority in (Priority.STAT, Priority.HIGH):
+        study.flagged_at = study.flagged_at or now
+    else:
+        study.flagged_at = None
+
+
+def _record_exclusions(session: Session, claim: StudyClaim, exclusions: Sequence[SeriesExclusion]) -> None:
+    excluded = {exclusion.series_instance_uid: exclusion for exclusion in exclusions}
+    for seen in claim.series:
+        row = session.get_one(SeriesRow, seen.series_instance_uid)
+        exclusion = excluded.get(seen.series_instance_uid)
+        row.exclusion_reason = exclusion.reason if exclusion else None
+        row.exclusion_detail = exclusion.detail if exclusion else None
+
+
+def _add_objects(
+    session: Session, row: ReadingRow, reading: NewReading, destinations: Sequence[str], now: datetime
+) -> None:
+    for position, item in enumerate(reading.objects):
+        session.add(
+            ResultObjectRow(
+                sop_instance_uid=item.sop_instance_uid,
+                reading_id=row.id,
+                sop_class_uid=item.sop_class_uid,
+                kind=item.kind,
+                position=position,
+                file_name=item.file_name,
+            )
+        )
+        session.flush()
+        for destination in destinations:
+            session.add(
+                OutboxRow(
+                    sop_instance_uid=item.sop_instance_uid,
+                    destination=destination,
+                    urgency=Priority(row.priority).urgency,
+                    state="PENDING",
+                    attempts=0,
+                    created_at=now,
+                    next_attempt_at=now,
+                )
+            )
+
+
+def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:
+    finding = reading.finding
+    return ReadingRow(
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=reading.series_instance_uid,
+        run_number=reading.run_number,
+        model_name=finding.algorithm.name,
+        model_version=finding.algorithm.version,
+        weights_sha256=finding.algorithm.weights_sha256,
+        content_sha256=reading.content_sha256,
+        suspicion=finding.suspicion,
+        priority=finding.priority,
+        subtypes={str(k): v for k, v in finding.subtypes.items()},
+        caveats=list(reading.caveats),
+        slices=[_slice(uid, s) for uid, s in zip(reading.sop_instance_uids, finding.slices, strict=True)],
+        timeline=dict(reading.timeline),
+        read_at=reading.read_at,
+        superseded=False,
+        sr_sop_instance_uid=reading.sr_sop_instance_uid,
+        sr_series_instance_uid=reading.sr_series_instance_uid,
+    )
+
+
+def _slice(sop_instance_uid: str, finding: SliceFinding) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": sop_instance_uid,
+        "probabilities": {str(s): finding.probabilities.get(s) for s in IchSubtype},
+        "localizations": [
+            {
+                "kind": place.kind,
+                "subtype": str(place.subtype),
+                "coordinates": list(place.coordinates),
+                "score": place.score,
+            }
+            for place in finding.localizations
+        ],
+    }

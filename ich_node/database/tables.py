@@ -1,0 +1,235 @@
+"""The tables. Times are UTC; text columns hold what the DICOM attribute of the same name holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, on databases that keep the zone and on those that do not."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times; SQLite gets naive UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without zone has no place in the database")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Table(DeclarativeBase):
+    """Root of the tables."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
+        datetime: UtcDateTime,
+        str: Text,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class StudyRow(Table):
+    """One study: what it is, where it stands, how urgent it is, and who works on it."""
+
+    __tablename__ = "study"
+    __table_args__ = (
+        Index("study_by_state", "state"),
+        Index("study_by_priority", "priority", "received_at"),
+        Index("study_by_accession_number", "accession_number"),
+        Index("study_by_patient_id", "patient_id"),
+    )
+
+    study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    patient_id: Mapped[str]
+    patient_name: Mapped[str]
+    patient_birth_date: Mapped[str]
+    patient_sex: Mapped[str]
+    accession_number: Mapped[str]
+    study_date: Mapped[str]
+    study_time: Mapped[str]
+    study_description: Mapped[str]
+    modality_ae_title: Mapped[str]
+    received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime]
+
+    state: Mapped[str]
+    reason: Mapped[str | None]
+    reason_detail: Mapped[str | None]
+    priority: Mapped[str]
+    suspicion: Mapped[float | None]
+    subtypes: Mapped[dict[str, Any] | None]
+    reading_id: Mapped[int | None]
+    """The reading that the priority comes from."""
+    read_at: Mapped[datetime | None]
+    flagged_at: Mapped[datetime | None]
+    reviewed_at: Mapped[datetime | None]
+    reviewed_by: Mapped[str | None]
+
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    enqueued_at: Mapped[datetime | None]
+    attempts: Mapped[int]
+    """Times a worker took the study up and neither finished nor gave it back."""
+    reprocess_requested_at: Mapped[datetime | None]
+    reprocess_series_instance_uid: Mapped[str | None]
+    reprocess_model: Mapped[str | None]
+
+
+class SeriesRow(Table):
+    """One series: when it is due, and why it was not read if it was not."""
+
+    __tablename__ = "series"
+    __table_args__ = (Index("series_by_study", "study_instance_uid"), Index("series_by_due_at", "due_at"))
+
+    series_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("study.study_instance_uid"))
+    modality: Mapped[str]
+    series_number: Mapped[int | None]
+    series_description: Mapped[str]
+    revision: Mapped[int]
+    """Counts the objects that arrived."""
+    handled_revision: Mapped[int]
+    """The revision that was last looked at by a worker."""
+    due_at: Mapped[datetime | None]
+    """When a worker may look at it; empty once it has."""
+    exclusion_reason: Mapped[str | None]
+    exclusion_detail: Mapped[str | None]
+
+
+class InstanceRow(Table):
+    """One received object. The same SOP Instance UID with other bytes has a row of its own, as a conflict."""
+
+    __tablename__ = "instance"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "sha256", name="instance_once"),
+        Index("instance_by_series", "series_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str]
+    series_instance_uid: Mapped[str] = mapped_column(ForeignKey("series.series_instance_uid"))
+    sop_class_uid: Mapped[str]
+    transfer_syntax_uid: Mapped[str]
+    instance_number: Mapped[int | None]
+    position_mm: Mapped[list[Any] | None]
+    orientation: Mapped[list[Any] | None]
+    file_name: Mapped[str]
+    """Below the spool folder."""
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str]
+    source_ae_title: Mapped[str]
+    received_at: Mapped[datetime]
+    conflict: Mapped[bool]
+
+
+class ReadingRow(Table):
+    """What one model found in one series at one time. Kept for good; a later one supersedes it."""
+
+    __tablename__ = "reading"
+    __table_args__ = (
+        UniqueConstraint("series_instance_uid", "model_name", "run_number", name="reading_once"),
+        Index("reading_by_study", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("study.study_instance_uid"))
+    series_instance_uid: Mapped[str] = mapped_column(ForeignKey("series.series_instance_uid"))
+    run_number: Mapped[int]
+    model_name: Mapped[str]
+    model_version: Mapped[str]
+    weights_sha256: Mapped[str]
+    content_sha256: Mapped[str]
+    """Of the sorted hashes of the objects that were read."""
+    suspicion: Mapped[float]
+    priority: Mapped[str]
+    subtypes: Mapped[dict[str, Any]]
+    caveats: Mapped[list[Any]]
+    slices: Mapped[list[Any]]
+    timeline: Mapped[dict[str, Any]]
+    read_at: Mapped[datetime]
+    superseded: Mapped[bool]
+    sr_sop_instance_uid: Mapped[str]
+    sr_series_instance_uid: Mapped[str]
+
+
+class ResultObjectRow(Table):
+    """One DICOM object that was made from a reading."""
+
+    __tablename__ = "result_object"
+    __table_args__ = (Index("result_object_by_reading", "reading_id"),)
+
+    sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
+    reading_id: Mapped[int] = mapped_column(ForeignKey("reading.id"))
+    sop_class_uid: Mapped[str]
+    kind: Mapped[str]
+    """SR or SC."""
+    position: Mapped[int]
+    """Order in which a person looks at the objects of a reading."""
+    file_name: Mapped[str]
+    """Below the results folder."""
+
+
+class OutboxRow(Table):
+    """One object on its way to one destination."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "destination", name="outbox_once"),
+        Index("outbox_by_due", "state", "next_attempt_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(ForeignKey("result_object.sop_instance_uid"))
+    destination: Mapped[str]
+    urgency: Mapped[int]
+    """0 is the most urgent."""
+    state: Mapped[str]
+    """PENDING, SENT or DEAD."""
+    attempts: Mapped[int]
+    created_at: Mapped[datetime]
+    next_attempt_at: Mapped[datetime]
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    note: Mapped[str | None]
+    """The peer's own words at the last attempt."""
+
+
+class AuditRow(Table):
+    """Who or what changed which state or priority, when and why. Only ever added to."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("audit_by_study", "study_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    study_instance_uid: Mapped[str]
+    actor: Mapped[str]
+    action: Mapped[str]
+    state: Mapped[str]
+    priority: Mapped[str]
+    why: Mapped[str | None]

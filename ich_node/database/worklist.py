@@ -1,0 +1,208 @@
+"""What people and other systems see: the view ``worklist_v1`` and one study with its readings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, Float, MetaData, Row, Table, Text, case, func, select
+from sqlalchemy.orm import Session
+
+from ich_node.database.tables import (
+    AuditRow,
+    InstanceRow,
+    OutboxRow,
+    ReadingRow,
+    ResultObjectRow,
+    SeriesRow,
+    StudyRow,
+    UtcDateTime,
+)
+from ich_node.findings import Priority
+
+_TIMES = ("received_at", "read_at", "flagged_at", "delivered_at", "reviewed_at")
+COLUMNS = (
+    "study_instance_uid",
+    "accession_number",
+    "patient_id",
+    "patient_name",
+    "study_date",
+    "study_time",
+    "modality_ae_title",
+    "received_at",
+    "read_at",
+    "flagged_at",
+    "priority",
+    "state",
+    "reason",
+    "suspicion",
+    "subtypes",
+    "model_name",
+    "model_version",
+    "sr_sop_instance_uid",
+    "delivered_at",
+    "reviewed_at",
+    "reviewed_by",
+)
+"""Of ``worklist_v1``; other systems rely on names and meaning."""
+
+_VIEW = Table(
+    "worklist_v1",
+    MetaData(),
+    *(
+        Column(name, UtcDateTime() if name in _TIMES else Float() if name == "suspicion" else Text())
+        for name in COLUMNS
+    ),
+)
+
+
+def worklist(
+    session: Session,
+    *,
+    limit: int = 200,
+    priorities: Collection[Priority] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows of ``worklist_v1``, the most urgent first and among equals the one that waits longest."""
+    urgency = case({str(p): p.urgency for p in Priority}, value=_VIEW.c.priority)
+    query = select(_VIEW).order_by(urgency, _VIEW.c.received_at).limit(limit)
+    if priorities is not None:
+        query = query.where(_VIEW.c.priority.in_([str(p) for p in priorities]))
+    return [_plain(row) for row in session.execute(query)]
+
+
+def worklist_row(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
+    """One study's row of ``worklist_v1``."""
+    row = session.execute(select(_VIEW).where(_VIEW.c.study_instance_uid == study_instance_uid)).first()
+    return None if row is None else _plain(row)
+
+
+def study_report(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
+    """A study with its readings, newest first, as ``ich-node study show UID --json`` prints it."""
+    study = session.get(StudyRow, study_instance_uid)
+    if study is None:
+        return None
+    readings = session.scalars(
+        select(ReadingRow)
+        .where(ReadingRow.study_instance_uid == study_instance_uid)
+        .order_by(ReadingRow.id.desc())
+    )
+    return {
+        "study_instance_uid": study.study_instance_uid,
+        "priority": study.priority,
+        "state": study.state,
+        "reason": study.reason,
+        "reason_detail": study.reason_detail,
+        "series": [_series(session, s) for s in _series_rows(session, study_instance_uid)],
+        "readings": [_reading(session, r) for r in readings],
+        "history": _history(session, study_instance_uid),
+    }
+
+
+def result_files(session: Session, study_instance_uid: str) -> list[tuple[str, str, str]]:
+    """(kind, SOP Instance UID, file name) of the objects that the priority rests on, in viewing order."""
+    rows = session.execute(
+        select(ResultObjectRow.kind, ResultObjectRow.sop_instance_uid, ResultObjectRow.file_name)
+        .join(StudyRow, StudyRow.reading_id == ResultObjectRow.reading_id)
+        .where(StudyRow.study_instance_uid == study_instance_uid)
+        .order_by(ResultObjectRow.position)
+    )
+    return [(kind, uid, file_name) for kind, uid, file_name in rows]
+
+
+def state_counts(session: Session) -> dict[str, int]:
+    """How many studies are in each state."""
+    rows = session.execute(select(StudyRow.state, func.count()).group_by(StudyRow.state))
+    return {row[0]: row[1] for row in rows}
+
+
+def _plain(row: Row[Any]) -> dict[str, Any]:
+    return {name: _iso(value) for name, value in row._mapping.items()}
+
+
+def _iso(value: Any) -> Any:
+    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
+
+
+def _series_rows(session: Session, study_instance_uid: str) -> list[SeriesRow]:
+    query = select(SeriesRow).where(SeriesRow.study_instance_uid == study_instance_uid)
+    return list(session.scalars(query.order_by(SeriesRow.series_number, SeriesRow.series_instance_uid)))
+
+
+def _series(session: Session, row: SeriesRow) -> dict[str, Any]:
+    images = select(func.count(), func.sum(case((InstanceRow.conflict, 1), else_=0))).where(
+        InstanceRow.series_instance_uid == row.series_instance_uid
+    )
+    count, conflicts = session.execute(images).one()
+    return {
+        "series_instance_uid": row.series_instance_uid,
+        "modality": row.modality,
+        "series_number": row.series_number,
+        "series_description": row.series_description,
+        "instances": count - (conflicts or 0),
+        "conflicting_instances": conflicts or 0,
+        "exclusion_reason": row.exclusion_reason,
+        "exclusion_detail": row.exclusion_detail,
+    }
+
+
+def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
+    objects = session.execute(
+        select(ResultObjectRow.kind, ResultObjectRow.sop_instance_uid)
+        .where(ResultObjectRow.reading_id == row.id)
+        .order_by(ResultObjectRow.position)
+    )
+    return {
+        "series_instance_uid": row.series_instance_uid,
+        "run_number": row.run_number,
+        "model_name": row.model_name,
+        "model_version": row.model_version,
+        "weights_sha256": row.weights_sha256,
+        "priority": row.priority,
+        "suspicion": row.suspicion,
+        "subtypes": row.subtypes,
+        "caveats": row.caveats,
+        "timeline": row.timeline,
+        "read_at": _iso(row.read_at),
+        "superseded": row.superseded,
+        "slices": row.slices,
+        "objects": [{"kind": kind, "sop_instance_uid": uid} for kind, uid in objects],
+        "deliveries": _deliveries(session, row.id),
+    }
+
+
+def _deliveries(session: Session, reading_id: int) -> list[dict[str, Any]]:
+    rows = session.scalars(
+        select(OutboxRow)
+        .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
+        .where(ResultObjectRow.reading_id == reading_id)
+        .order_by(OutboxRow.id)
+    )
+    return [
+        {
+            "sop_instance_uid": row.sop_instance_uid,
+            "destination": row.destination,
+            "state": row.state,
+            "attempts": row.attempts,
+            "sent_at": _iso(row.sent_at),
+            "note": row.note,
+        }
+        for row in rows
+    ]
+
+
+def _history(session: Session, study_instance_uid: str) -> list[dict[str, Any]]:
+    rows = session.scalars(
+        select(AuditRow).where(AuditRow.study_instance_uid == study_instance_uid).order_by(AuditRow.id)
+    )
+    return [
+        {
+            "at": _iso(row.at),
+            "actor": row.actor,
+            "action": row.action,
+            "state": row.state,
+            "priority": row.priority,
+            "why": row.why,
+        }
+        for row in rows
+    ]
