@@ -91,7 +91,9 @@ class DatabaseSettings(_Section):
 class BrokerSettings(_Section):
     """What carries task messages; losing all of them loses nothing."""
 
-    url: str = _setting("", "Celery broker URL; empty: an embedded server in data_dir")
+    url: str = _setting(
+        "", "Celery broker URL; empty: an embedded server in data_dir; filesystem://: files there"
+    )
 
 
 class WorkerSettings(_Section):
@@ -186,6 +188,11 @@ class Settings(_Section):
     def spool_dir(self) -> Path:
         """Received objects."""
         return self.data_dir / "spool"
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Model bundles installed here, beside those that the package ships."""
+        return self.data_dir / "models"
 
     @property
     def results_dir(self) -> Path:

@@ -1,0 +1,192 @@
+"""``up`` and the parts that it runs, each as a process of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ich_node.broker import prepare_broker, resolve_broker
+from ich_node.cli.settings import Loader, console, settings_of
+from ich_node.cli.supervisor import Part, Supervisor, python_command, stop_on_signals
+from ich_node.database.engine import Database
+from ich_node.errors import ConfigurationError
+from ich_node.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_READY_FOLDER = "ICH_NODE_READY_FOLDER"
+
+
+@click.command()
+@click.pass_obj
+def up(load: Loader) -> None:
+    """Run everything on this machine until Ctrl-C: broker, receiver, workers, worklist page."""
+    settings = settings_of(load)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _only_one(settings):
+        _prepare_database(settings)
+        supervisor = Supervisor(_parts(settings), _environ(settings, load))
+        stop_on_signals(supervisor.request_stop)
+        supervisor.run(lambda: _say_ready(settings))
+    click.echo("ich-node is down.", err=True)
+
+
+@click.command()
+@click.pass_obj
+def receiver(load: Loader) -> None:
+    """Run the DICOM receiver alone."""
+    from ich_node.intake import open_receiver  # pynetdicom is for this process only
+
+    settings = settings_of(load)
+    database = _current_database(settings)
+    stop = threading.Event()
+    stop_on_signals(stop.set)
+    with open_receiver(settings, database):
+        _announce("receiver")
+        while not stop.wait(1.0):
+            pass
+
+
+@click.command()
+@click.option("--queue", type=click.Choice(["read", "deliver"]), help="One queue only; without it both.")
+@click.pass_obj
+def worker(load: Loader, queue: str | None) -> None:
+    """Run the workers alone: one reads studies, one delivers results and reconciles."""
+    settings = settings_of(load)
+    _current_database(settings).dispose()
+    if queue is None:
+        supervisor = Supervisor(_worker_parts(settings), _environ(settings, load))
+        stop_on_signals(supervisor.request_stop)
+        supervisor.run()
+        return
+    from ich_node.tasks import Queue, run_worker
+
+    prepare_broker(resolve_broker(settings), settings)
+    run_worker(settings, Queue(queue), on_ready=lambda: _announce(f"worker-{queue}"))
+
+
+@click.command()
+@click.pass_obj
+def web(load: Loader) -> None:
+    """Run the worklist page alone."""
+    import uvicorn
+
+    from ich_node.web import create_app
+
+    settings = settings_of(load)
+    app = create_app(_current_database(settings), settings.results_dir)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, host=settings.web.host, port=settings.web.port, log_level="warning", access_log=False
+        )
+    )
+    threading.Thread(target=_announce_when, args=("web", lambda: server.started), daemon=True).start()
+    server.run()
+
+
+def _parts(settings: Settings) -> list[Part]:
+    broker = resolve_broker(settings)
+    prepare_broker(broker, settings)
+    if broker.notice:
+        click.echo(f"note: {broker.notice}", err=True)
+    parts = []
+    if broker.command is not None and broker.socket is not None:
+        path = str(broker.socket)
+        parts.append(Part(name="broker", command=broker.command, ready=lambda: _answers(path)))
+    return [
+        *parts,
+        _part("receiver", settings, "receiver"),
+        _part("web", settings, "web"),
+        *_worker_parts(settings),
+    ]
+
+
+def _worker_parts(settings: Settings) -> list[Part]:
+    if settings.worker.processes == 0:
+        return []
+    return [
+        _part("worker-deliver", settings, "worker", "--queue", "deliver"),
+        _part("worker-read", settings, "worker", "--queue", "read"),
+    ]
+
+
+def _part(name: str, settings: Settings, *arguments: str) -> Part:
+    marker = _ready_folder(settings) / name
+    marker.unlink(missing_ok=True)
+    return Part(name=name, command=python_command(*arguments), ready=marker.exists)
+
+
+def _environ(settings: Settings, load: Loader) -> dict[str, str]:
+    folder = _ready_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    environ = {**os.environ, _READY_FOLDER: str(folder), "ICH_NODE_DATA_DIR": str(settings.data_dir)}
+    if load.config_file is not None:
+        environ["ICH_NODE_CONFIG"] = str(load.config_file.resolve())
+    return environ
+
+
+def _ready_folder(settings: Settings) -> Path:
+    return settings.data_dir / "run"
+
+
+def _announce(part: str) -> None:
+    """Tell a supervisor that this part answers now."""
+    if folder := os.environ.get(_READY_FOLDER):
+        (Path(folder) / part).write_text(str(os.getpid()))
+
+
+def _announce_when(part: str, ready: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    while not ready():
+        pause.wait(0.05)
+    _announce(part)
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def _prepare_database(settings: Settings) -> None:
+    database = Database(settings.database_url)
+    if settings.database.url:  # another host may be using it: upgrading is a person's decision
+        database.require_current()
+    else:
+        database.upgrade()
+    database.dispose()
+
+
+def _current_database(settings: Settings) -> Database:
+    database = Database(settings.database_url)
+    if not settings.database.url and database.revision()[0] is None:
+        database.upgrade()
+    database.require_current()
+    return database
+
+
+def _say_ready(settings: Settings) -> None:
+    receiver, web = settings.receiver, settings.web
+    to = ", ".join(f"{p.name} ({p.ae_title} at {p.host}:{p.port})" for p in settings.pacs)
+    console.print("[bold]ich-node is up.[/bold] Ctrl-C ends it.")
+    console.print(f"  images in    {receiver.ae_title} at {receiver.host}:{receiver.port}")
+    console.print(f"  worklist     http://{web.host}:{web.port}/")
+    console.print(f"  results to   {to or 'nowhere: no [[pacs]] is set'}", markup=False)
+    console.print(f"  state in     {settings.data_dir}")
+
+
+@contextmanager
+def _only_one(settings: Settings) -> Iterator[None]:
+    with (settings.data_dir / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(f"another 'ich-node up' runs on {settings.data_dir}") from None
+        yield

@@ -1,0 +1,96 @@
+"""A worker's job with a PACS: send what waits for it. `ich_node.tasks` runs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from ich_node.database import outbox
+from ich_node.database.engine import Database
+from ich_node.database.outbox import Delivery
+from ich_node.deliver.outbox import next_attempt
+from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult, Destination, send
+from ich_node.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_DELIVERY_LEASE = timedelta(seconds=300)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What the jobs need of this installation."""
+
+    settings: Settings
+    database: Database
+
+    @property
+    def destination_names(self) -> tuple[str, ...]:
+        """The PACS that results go to."""
+        return tuple(pacs.name for pacs in self.settings.pacs)
+
+
+def deliver_due(node: Node, destination_name: str) -> None:
+    """Send a PACS what waits for it, the most urgent first, until nothing is due."""
+    destination = _destination(node.settings, destination_name)
+    while True:
+        with node.database.writing() as session:
+            claimed = outbox.claim_deliveries(
+                session, destination_name, owner=work_owner(), now=_now(), lease=_DELIVERY_LEASE
+            )
+        if not claimed:
+            return
+        if destination is None:
+            _record_unknown(node.database, claimed)
+            return
+        paths = [node.settings.results_dir / delivery.file_name for delivery in claimed]
+        outcomes = send(paths, destination, calling_ae_title=node.settings.receiver.ae_title)
+        _record_outcomes(node.database, claimed, outcomes)
+
+
+def work_owner() -> str:
+    """A name for the holder of a lease: host, process and a part of its own for each job."""
+    return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+
+
+def _record_outcomes(
+    database: Database, claimed: Sequence[Delivery], outcomes: Sequence[DeliveryOutcome]
+) -> None:
+    now = _now()
+    with database.writing() as session:
+        for delivery, outcome in zip(claimed, outcomes, strict=True):
+            if outcome.is_delivered:
+                note = outcome.detail if outcome.result is DeliveryResult.WARNING else None
+                outbox.record_sent(session, delivery, now=now, note=note)
+                continue
+            logger.warning(
+                "%s did not take %s: %s", delivery.destination, delivery.sop_instance_uid, outcome.result
+            )
+            may_pass = outcome.result is DeliveryResult.TRANSIENT
+            again = next_attempt(delivery.attempts, now) if may_pass else None
+            outbox.record_failed(session, delivery, next_attempt_at=again, note=outcome.detail)
+
+
+def _record_unknown(database: Database, claimed: Sequence[Delivery]) -> None:
+    with database.writing() as session:
+        for delivery in claimed:
+            note = (
+                f"no [[pacs]] is named {delivery.destination}; add it and run 'ich-node deliveries --retry'"
+            )
+            outbox.record_failed(session, delivery, next_attempt_at=None, note=note)
+
+
+def _destination(settings: Settings, name: str) -> Destination | None:
+    for pacs in settings.pacs:
+        if pacs.name == name:
+            return Destination(name=pacs.name, ae_title=pacs.ae_title, host=pacs.host, port=pacs.port)
+    return None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,277 @@
+"""One study from images to result objects: the stages in order."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+
+from ich_node.database.queue import ClaimedSeries, StudyClaim
+from ich_node.database.readings import EarlierReading, NewObject, NewReading
+from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.findings import AlgorithmIdentification, SeriesFinding
+from ich_node.receive.header import read_header
+from ich_node.report import Predecessor, ReadingReport, build_secondary_captures, build_structured_report
+from ich_node.selection import SeriesExclusion, select_series
+from ich_node.study import Instance, Series, Study
+from ich_node.volume import load_volume, source_headers
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    """What reads: `ich_node.model.predict.Predictor`, named here so that nothing else loads torch."""
+
+    @property
+    def algorithm(self) -> AlgorithmIdentification:
+        """Who reads."""
+        ...
+
+    def predict(self, hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> SeriesFinding:
+        """Read (slices, rows, columns) HU with (slice, row, column) spacing in mm."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What was read of a series before."""
+
+    run_number: int
+    """Of the reading that would come next."""
+    earlier: EarlierReading | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A series of the study was read."""
+
+    reading: NewReading
+    exclusions: tuple[SeriesExclusion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unchanged:
+    """The best series has been read already, with the same images, model and weights."""
+
+    exclusions: tuple[SeriesExclusion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotRead:
+    """No series of the study can be read."""
+
+    reason: RejectionReason
+    detail: str
+    exclusions: tuple[SeriesExclusion, ...]
+
+
+StudyOutcome = Read | Unchanged | NotRead
+
+
+def read_study(
+    claim: StudyClaim,
+    *,
+    spool_dir: Path,
+    results_dir: Path,
+    predictor: Predictor,
+    history: Callable[[str], History],
+) -> StudyOutcome:
+    """Read the best series of a study that can be read.
+
+    Series are tried from the best to the worst; one that turns out to be unreadable is excluded with its reason, so
+    that a broken thin series does not hide a sound thick one.
+    """
+    study, unreadable = _open_study(claim, spool_dir)
+    selection = select_series(study)
+    exclusions = [*unreadable, *selection.exclusions]
+    wanted = claim.reprocess.series_instance_uid if claim.reprocess else None
+    candidates = [s for s in selection.candidates if wanted in (None, s.series_instance_uid)]
+    for series in candidates:
+        content = _content_sha256(claim, series)
+        past = history(series.series_instance_uid)
+        others = _not_chosen(selection.candidates, series, exclusions)
+        if not claim.reprocess and _still_holds(past.earlier, content, predictor.algorithm):
+            return Unchanged(exclusions=others)
+        try:
+            reading = read_series(
+                series, predictor=predictor, history=past, content_sha256=content, results_dir=results_dir
+            )
+        except StudyRejected as rejected:
+            exclusions.append(_exclusion(series.series_instance_uid, rejected))
+            continue
+        return Read(reading=reading, exclusions=others)
+    return _not_read(exclusions, wanted)
+
+
+def read_series(
+    series: Series, *, predictor: Predictor, history: History, content_sha256: str, results_dir: Path
+) -> NewReading:
+    """Read one series and write its result objects.
+
+    Raises
+    ------
+    StudyRejected
+        The series cannot be read, or the model's output is no finding.
+    """
+    timeline = {"started": _now()}
+    volume = load_volume(series)
+    timeline["loaded"] = _now()
+    finding = predictor.predict(volume.hu, volume.spacing_mm)
+    timeline["predicted"] = _now()
+    read_at = datetime.now(UTC)
+    report = ReadingReport(
+        finding=finding,
+        source_images=source_headers(volume),
+        hu=volume.hu,
+        spacing_mm=volume.spacing_mm,
+        run_number=history.run_number,
+        read_at=read_at,
+        predecessor=_predecessor(history.earlier, series),
+        caveats=volume.caveats,
+    )
+    structured_report = build_structured_report(report)
+    captures = build_secondary_captures(report)
+    objects = [_save(structured_report, "SR", results_dir), *(_save(c, "SC", results_dir) for c in captures)]
+    _sync_folder(results_dir)
+    timeline["reported"] = _now()
+    return NewReading(
+        series_instance_uid=series.series_instance_uid,
+        run_number=history.run_number,
+        finding=finding,
+        sop_instance_uids=tuple(i.sop_instance_uid for i in volume.instances),
+        content_sha256=content_sha256,
+        caveats=volume.caveats,
+        timeline=timeline,
+        read_at=read_at,
+        sr_sop_instance_uid=str(structured_report.SOPInstanceUID),
+        sr_series_instance_uid=str(structured_report.SeriesInstanceUID),
+        objects=tuple(objects),
+    )
+
+
+def _open_study(claim: StudyClaim, spool_dir: Path) -> tuple[Study, list[SeriesExclusion]]:
+    opened, unreadable = [], []
+    for claimed in claim.series:
+        instances, rejected = _open_instances(claimed, spool_dir)
+        if not instances and rejected is not None:
+            unreadable.append(_exclusion(claimed.series_instance_uid, rejected))
+        elif instances:
+            opened.append(
+                Series(
+                    series_instance_uid=claimed.series_instance_uid,
+                    study_instance_uid=claim.study_instance_uid,
+                    instances=tuple(instances),
+                )
+            )
+    return Study(study_instance_uid=claim.study_instance_uid, series=tuple(opened)), unreadable
+
+
+def _open_instances(claimed: ClaimedSeries, spool_dir: Path) -> tuple[list[Instance], StudyRejected | None]:
+    instances, rejected = [], None
+    for file_name in claimed.file_names:
+        try:
+            instances.append(read_header(spool_dir / file_name)[0])
+        except StudyRejected as error:
+            rejected = error
+            logger.warning("%s in the spool cannot be read: %s", file_name, error.reason)
+    return instances, rejected
+
+
+def _content_sha256(claim: StudyClaim, series: Series) -> str:
+    claimed = next(c for c in claim.series if c.series_instance_uid == series.series_instance_uid)
+    return hashlib.sha256("".join(sorted(claimed.content_sha256s)).encode()).hexdigest()
+
+
+def _still_holds(earlier: EarlierReading | None, content: str, algorithm: AlgorithmIdentification) -> bool:
+    return (
+        earlier is not None
+        and earlier.content_sha256 == content
+        and earlier.model_name == algorithm.name
+        and earlier.weights_sha256 == algorithm.weights_sha256
+    )
+
+
+def _not_chosen(
+    candidates: Sequence[Series], chosen: Series, exclusions: Sequence[SeriesExclusion]
+) -> tuple[SeriesExclusion, ...]:
+    known = {e.series_instance_uid for e in exclusions} | {chosen.series_instance_uid}
+    passed_over = [
+        SeriesExclusion(
+            series_instance_uid=series.series_instance_uid,
+            reason=RejectionReason.BETTER_SERIES,
+            detail="another series of the study suits the reading better",
+        )
+        for series in candidates
+        if series.series_instance_uid not in known
+    ]
+    return (*exclusions, *passed_over)
+
+
+def _not_read(exclusions: Sequence[SeriesExclusion], wanted: str | None) -> NotRead:
+    if wanted is not None and all(e.series_instance_uid != wanted for e in exclusions):
+        return NotRead(
+            reason=RejectionReason.NO_IMAGES,
+            detail="the series that was asked for is not here",
+            exclusions=tuple(exclusions),
+        )
+    relevant = [e for e in exclusions if wanted in (None, e.series_instance_uid)]
+    if not relevant:
+        return NotRead(reason=RejectionReason.NO_IMAGES, detail="the study has no images", exclusions=())
+    # The reason that comes last in the enum is the one that came closest to a reading.
+    order = list(RejectionReason)
+    leading = max(relevant, key=lambda e: order.index(e.reason))
+    return NotRead(reason=leading.reason, detail=leading.detail, exclusions=tuple(exclusions))
+
+
+def _exclusion(series_instance_uid: str, rejected: StudyRejected) -> SeriesExclusion:
+    return SeriesExclusion(
+        series_instance_uid=series_instance_uid, reason=rejected.reason, detail=rejected.detail
+    )
+
+
+def _predecessor(earlier: EarlierReading | None, series: Series) -> Predecessor | None:
+    if earlier is None:
+        return None
+    return Predecessor(
+        study_instance_uid=series.study_instance_uid,
+        series_instance_uid=earlier.sr_series_instance_uid,
+        sop_instance_uid=earlier.sr_sop_instance_uid,
+    )
+
+
+def _save(dataset: pydicom.Dataset, kind: str, results_dir: Path) -> NewObject:
+    results_dir.mkdir(parents=True, exist_ok=True)
+    path = results_dir / f"{dataset.SOPInstanceUID}.dcm"
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    with unfinished.open("wb") as file:
+        dataset.save_as(file, enforce_file_format=True)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    return NewObject(
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        sop_class_uid=str(dataset.SOPClassUID),
+        kind=kind,
+        file_name=path.name,
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

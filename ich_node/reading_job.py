@@ -1,0 +1,157 @@
+"""A worker's job with a study: claim it, read it, commit what came of it. `ich_node.tasks` runs it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from ich_node.database import queue, readings
+from ich_node.database.engine import Database, Session
+from ich_node.database.queue import LeaseLost, StudyClaim
+from ich_node.delivery_job import Node, work_owner
+from ich_node.errors import RejectionReason, TransientError
+from ich_node.findings import StudyState
+from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, read_study
+
+logger = logging.getLogger(__name__)
+
+_READ_AGAIN = timedelta(seconds=10)
+_PASSING_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
+_FAULTS_OF_THE_NODE = (RejectionReason.INVALID_MODEL_OUTPUT, RejectionReason.INTERNAL_ERROR)
+
+
+def read_due_study(
+    node: Node, study_instance_uid: str, load_predictor: Callable[[str | None], Predictor]
+) -> bool:
+    """Read a study if it is due and free, and commit what came of it.
+
+    Parameters
+    ----------
+    load_predictor
+        Gives the predictor of a bundle by its name; ``None`` is the one that the settings name.
+
+    Returns
+    -------
+    Whether there may be something to deliver.
+    """
+    lease = timedelta(seconds=node.settings.worker.lease_seconds)
+    owner = work_owner()
+    with node.database.writing() as session:
+        claim = queue.claim_study(
+            session,
+            study_instance_uid,
+            owner=owner,
+            now=_now(),
+            lease=lease,
+            max_attempts=node.settings.worker.max_attempts,
+        )
+    if claim is None:
+        return False
+    try:
+        with _showing_life(node.database, claim, lease):
+            outcome = _read(node, claim, load_predictor)
+            with node.database.writing() as session:
+                _commit(session, node, claim, outcome)
+    except LeaseLost:
+        logger.warning("study %s was taken over by another worker; dropping this reading", study_instance_uid)
+        return False
+    return isinstance(outcome, Read)
+
+
+def _read(
+    node: Node, claim: StudyClaim, load_predictor: Callable[[str | None], Predictor]
+) -> StudyOutcome | Exception:
+    """Read; an error comes back as a value so that it is committed as the study's state."""
+    try:
+        predictor = load_predictor(claim.reprocess.model if claim.reprocess else None)
+        return read_study(
+            claim,
+            spool_dir=node.settings.spool_dir,
+            results_dir=node.settings.results_dir,
+            predictor=predictor,
+            history=_history(node.database, predictor),
+        )
+    except Exception as error:  # the worker's one boundary: no study may end without a row that says why
+        if isinstance(error, OSError) and error.errno in _PASSING_FAULTS:
+            return TransientError(f"{os.strerror(error.errno)} on this host")
+        if not isinstance(error, TransientError):
+            logger.exception("study %s could not be read", claim.study_instance_uid)
+        return error
+
+
+def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
+    now = _now()
+    if isinstance(outcome, TransientError):
+        logger.warning("study %s is read again later: %s", claim.study_instance_uid, outcome)
+        queue.give_back(session, claim, now=now, again_at=now + _READ_AGAIN)
+    elif isinstance(outcome, Exception):
+        detail = f"{type(outcome).__name__} while reading; the worker's log has the whole of it"
+        reason = RejectionReason.INTERNAL_ERROR
+        readings.finish_not_read(
+            session, claim, exclusions=(), reason=reason, detail=detail, now=now, state=StudyState.FAILED
+        )
+    elif not isinstance(outcome, NotRead):
+        readings.finish_read(
+            session,
+            claim,
+            exclusions=outcome.exclusions,
+            reading=outcome.reading if isinstance(outcome, Read) else None,
+            destinations=node.destination_names,
+            now=now,
+        )
+    elif claim.still_receiving and not claim.reprocess:
+        readings.finish_waiting(session, claim, exclusions=outcome.exclusions, now=now)
+    else:
+        failed = outcome.reason in _FAULTS_OF_THE_NODE
+        readings.finish_not_read(
+            session,
+            claim,
+            exclusions=outcome.exclusions,
+            reason=outcome.reason,
+            detail=outcome.detail,
+            now=now,
+            state=StudyState.FAILED if failed else StudyState.NOT_READ,
+        )
+
+
+def _history(database: Database, predictor: Predictor) -> Callable[[str], History]:
+    def look_up(series_instance_uid: str) -> History:
+        with database.reading() as session:
+            return History(
+                run_number=readings.next_run_number(session, series_instance_uid, predictor.algorithm.name),
+                earlier=readings.earlier_reading(session, series_instance_uid),
+            )
+
+    return look_up
+
+
+@contextmanager
+def _showing_life(database: Database, claim: StudyClaim, lease: timedelta) -> Iterator[None]:
+    """Renew the lease from a thread of its own while the study is being read."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(lease.total_seconds() / 3):
+            try:
+                with database.writing() as session:
+                    if not queue.renew_lease(session, claim, now=_now(), lease=lease):
+                        return  # the commit will find out
+            except TransientError as error:
+                logger.warning("the lease of study %s was not renewed: %s", claim.study_instance_uid, error)
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

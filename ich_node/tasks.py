@@ -1,0 +1,183 @@
+"""Celery shells around `ich_node.reading_job` and `ich_node.delivery_job`, and the reconciler that turns due rows into messages.
+
+Messages carry ids only. A message that is lost, doubled or late does no harm: the database decides what is due
+and who may work on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from celery import Celery, signals
+
+from ich_node.broker import resolve_broker
+from ich_node.database import outbox, queue
+from ich_node.database.engine import Database
+from ich_node.delivery_job import Node, deliver_due
+from ich_node.errors import TransientError
+from ich_node.settings import Settings
+
+if TYPE_CHECKING:
+    from ich_node.pipeline import Predictor
+
+logger = logging.getLogger(__name__)
+
+READ_TASK = "ich_node.read"
+DELIVER_TASK = "ich_node.deliver"
+_DELIVERY_THREADS = 8
+_TICK_SECONDS = 0.5
+_DELIVER_AGAIN_SECONDS = 10.0
+
+
+class Queue(StrEnum):
+    """The Celery queues; each has worker processes of its own, so that a slow PACS never delays a reading."""
+
+    READ = "read"
+    DELIVER = "deliver"
+
+
+def create_app(settings: Settings) -> Celery:
+    """The Celery application of an installation."""
+    broker = resolve_broker(settings)
+    app = Celery("ich_node", broker=broker.url)
+    app.conf.update(
+        broker_transport_options=broker.transport_options,
+        broker_connection_retry_on_startup=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        task_routes={READ_TASK: {"queue": Queue.READ}, DELIVER_TASK: {"queue": Queue.DELIVER}},
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        timezone="UTC",
+    )
+    return app
+
+
+class _PoolProcess:
+    """What a pool process keeps between tasks; made there, since connections do not survive a fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._predictors: dict[str, Predictor] = {}
+
+    @cached_property
+    def node(self) -> Node:
+        return Node(settings=self._settings, database=Database(self._settings.database_url))
+
+    def predictor(self, bundle: str | None = None) -> Predictor:
+        from ich_node.model.bundle import find_bundle  # only the reading worker loads torch
+        from ich_node.model.predict import load_predictor
+
+        name = bundle or self._settings.model.bundles[0]
+        if name not in self._predictors:
+            folder = find_bundle(name, self._settings.bundles_dir)
+            self._predictors[name] = load_predictor(folder, self._settings.model.device)
+        return self._predictors[name]
+
+
+def _register_tasks(app: Celery, process: _PoolProcess) -> None:
+    @app.task(name=READ_TASK)
+    def read(study_instance_uid: str) -> None:
+        from ich_node.reading_job import read_due_study  # with all that a reading needs
+
+        if read_due_study(process.node, study_instance_uid, process.predictor):
+            for destination in process.node.destination_names:
+                app.send_task(DELIVER_TASK, (destination,))
+
+    @app.task(name=DELIVER_TASK)
+    def deliver(destination: str) -> None:
+        deliver_due(process.node, destination)
+
+
+def count_workers(settings: Settings) -> list[str]:
+    """Names of the workers that answer over the broker."""
+    app = create_app(settings)
+    try:
+        answers = app.control.ping(timeout=2.0) or []
+    except app.connection_for_write().connection_errors as error:
+        raise TransientError(f"the broker does not answer: {error}") from None
+    return sorted(name for answer in answers for name in answer)
+
+
+def run_worker(settings: Settings, role: Queue, *, on_ready: Callable[[], None]) -> None:
+    """Work on one queue until the process is told to stop; the deliverer also reconciles."""
+    app, process = create_app(settings), _PoolProcess(settings)
+    _register_tasks(app, process)
+    signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
+    if role is Queue.READ:
+        signals.worker_process_init.connect(lambda **_: process.predictor(), weak=False)
+        pool = ["--pool", "prefork", "--concurrency", str(settings.worker.processes)]
+    else:
+        reconciler = Reconciler(app, settings)
+        signals.worker_ready.connect(lambda **_: reconciler.start(), weak=False)
+        signals.worker_shutting_down.connect(lambda **_: reconciler.stop(), weak=False)
+        pool = ["--pool", "threads", "--concurrency", str(_DELIVERY_THREADS)]
+    name = f"ich-node-{role}@%h"
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    app.worker_main(["worker", "--queues", role, "--hostname", name, *pool, *quiet])
+
+
+class Reconciler:
+    """Sends a message for whatever the database says is due, again and again."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+        self._delivered_at: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Begin; whatever was enqueued before is enqueued anew, in case its message is lost."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the current round."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        database = Database(self._settings.database_url)
+        forgotten = False
+        while not self._stop.wait(_TICK_SECONDS):
+            try:
+                if not forgotten:
+                    with database.writing() as session:
+                        queue.forget_enqueued(session)
+                    forgotten = True
+                self._reconcile(database)
+            except TransientError as error:
+                logger.warning("reconciling again in %.1f s: %s", _TICK_SECONDS, error)
+            except self._app.connection_for_write().connection_errors as error:
+                logger.warning("the broker does not answer: %s", error)
+        database.dispose()
+
+    def _reconcile(self, database: Database) -> None:
+        now = datetime.now(UTC)
+        with database.reading() as session:
+            waiting = queue.has_due_study(session, now)
+            destinations = outbox.destinations_due(session, now)
+        if waiting:
+            with database.writing() as session:
+                studies = queue.take_due_studies(session, now)
+            for study_instance_uid in studies:
+                self._send(READ_TASK, study_instance_uid)
+        for destination in destinations:
+            if time.monotonic() - self._delivered_at.get(destination, -1e9) > _DELIVER_AGAIN_SECONDS:
+                self._delivered_at[destination] = time.monotonic()
+                self._send(DELIVER_TASK, destination)
+
+    def _send(self, task: str, argument: str) -> None:
+        self._app.send_task(task, (argument,), retry=False)
