@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ich_node.errors import ConfigurationError
 
@@ -35,6 +44,13 @@ def is_loopback(host: str) -> bool:
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_truth_value_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("a number is expected, not true or false")
+        return value
+
 
 def _check_ae_title(value: str) -> str:
     title = value.strip(" ")
@@ -46,7 +62,7 @@ def _check_ae_title(value: str) -> str:
 class ReceiverSettings(_Section):
     """The C-STORE and C-ECHO server."""
 
-    host: str = _setting("127.0.0.1", "address that the DICOM server listens on")
+    host: str = _setting("127.0.0.1", "address that the DICOM server listens on", min_length=1)
     port: int = _setting(11112, "TCP port of the DICOM server", ge=0, le=65535)
     ae_title: str = _setting("ICH_NODE", "AE title that callers must name")
     allow_any_peer: bool = _setting(
@@ -141,9 +157,9 @@ class PeerSettings(_Section):
 class PacsSettings(_Section):
     """Where results go."""
 
-    name: str = _setting(..., "a name for people; unique")
+    name: str = _setting(..., "a name for people; unique", min_length=1)
     ae_title: str = _setting(..., "called AE title")
-    host: str = _setting(..., "host name or IP address")
+    host: str = _setting(..., "host name or IP address", min_length=1)
     port: int = _setting(..., "TCP port", ge=1, le=65535)
 
     _ae_title = field_validator("ae_title")(_check_ae_title)
@@ -165,18 +181,32 @@ class Settings(_Section):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().resolve()
+        try:
+            folder = value.expanduser().resolve()
+        except RuntimeError as error:
+            raise ValueError(f"{value} cannot be expanded: {error}") from None
+        if "?" in str(folder):
+            raise ValueError("a folder with ? in its name cannot be part of the database's URL")
+        return folder
+
+    @field_validator("data_dir", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("an empty name would put all state into the current folder; write . for that")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        # An error's text begins with the key that it is about.
         if not self.peers and not self.receiver.allow_any_peer and not is_loopback(self.receiver.host):
             raise ValueError(
-                f"receiver.host {self.receiver.host} lets any host call: list the callers under [[peers]], "
+                f"receiver.host: {self.receiver.host} lets any host call: list the callers under [[peers]], "
                 "or set receiver.allow_any_peer = true"
             )
         names = [pacs.name for pacs in self.pacs]
         if len(set(names)) != len(names):
-            raise ValueError("two [[pacs]] have the same name")
+            raise ValueError("pacs: two [[pacs]] have the same name")
         return self
 
     @property
@@ -271,16 +301,39 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
     found: list[tuple[str, Any, str]] = []
     for variable, text in sorted(environ.items()):
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if variable.startswith(ENVIRONMENT_PREFIX) and ("__" in name or name in Settings.model_fields):
-            key = name.replace("__", ".")
-            value: Any = text
-            if text[:1] in "[{":  # lists and tables are given as JSON
-                try:
-                    value = json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise ConfigurationError(f"{variable} is not valid JSON: {error}") from None
-            found.append((key, value, variable))
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if "__" in name or name in Settings.model_fields:
+            found += [(*item, variable) for item in _flat(name.replace("__", "."), _parsed(variable, text))]
+        elif meant := _with_one_underscore_too_few(name):
+            raise ConfigurationError(
+                f"{variable} is not a setting; it is {ENVIRONMENT_PREFIX}{meant.upper()}"
+            )
     return found
+
+
+def _parsed(variable: str, text: str) -> Any:
+    if not text.startswith(("[", "{")):  # lists and tables are given as JSON
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"{variable} is not valid JSON: {error}") from None
+
+
+def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(key, value)]
+    return [item for name, inner in value.items() for item in _flat(f"{key}.{name}", inner)]
+
+
+def _with_one_underscore_too_few(name: str) -> str | None:
+    for section, field in Settings.model_fields.items():
+        key = name.removeprefix(f"{section}_")
+        keys = getattr(field.annotation, "model_fields", ())
+        if key != name and key in keys:
+            return f"{section}__{key}"
+    return None
 
 
 def _put(values: dict[str, Any], key: str, value: Any, variable: str) -> None:
@@ -295,15 +348,29 @@ def _put(values: dict[str, Any], key: str, value: Any, variable: str) -> None:
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "settings"
-        at = next((source for name, source in sources.items() if key.startswith(name)), "settings")
-        message = (
-            "unknown setting"
-            if item["type"] == "extra_forbidden"
-            else item["msg"].removeprefix("Value error, ")
-        )
-        lines.append(f"{at}: {key}: {message}")
+        key, message = ".".join(str(part) for part in item["loc"]), item["msg"].removeprefix("Value error, ")
+        if not key:
+            key, _, message = message.partition(": ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown setting"
+        elif item["type"] == "tuple_type":
+            message = f"a list is expected: [[{key}]] tables in the file, JSON in the environment"
+        lines.append(f"{_source(key, sources)}: {key}: {message}")
     return lines
+
+
+def _source(key: str, sources: Mapping[str, str]) -> str:
+    """Where a key was set; for a list or a section, where something in it or around it was."""
+    related = [n for n in sources if f"{key}.".startswith(f"{n}.") or n.startswith(f"{key}.")]
+    return sources[max(related, key=len)] if related else "default"
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A value as it may be printed: without the password of a URL."""
+    if name == "url":
+        value = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", str(value))
+        return re.sub(r"([?&]password=)[^&]*", r"\1***", value)
+    return str(value) if isinstance(value, Path) else value
 
 
 def _rows(section: _Section, sources: Mapping[str, str], prefix: str) -> list[SettingRow]:
@@ -320,7 +387,7 @@ def _rows(section: _Section, sources: Mapping[str, str], prefix: str) -> list[Se
         rows.append(
             SettingRow(
                 key=key,
-                value=str(value) if isinstance(value, Path) else value,
+                value=_shown(name, value),
                 source=sources.get(key, "default"),
                 unit=str(extra.get("unit", "")),
                 description=field.description or "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,8 @@ from rich.console import Console
 from ich_node.database.engine import Database
 from ich_node.settings import LoadedSettings, Settings
 
-console = Console(highlight=False)
+_PIPE_WIDTH = 140
+console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 class Loader(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
@@ -67,6 +68,7 @@ def claim_deliveries(
         .order_by(OutboxRow.urgency, OutboxRow.created_at, OutboxRow.id)
         .limit(limit)
         .with_for_update(of=OutboxRow, skip_locked=True)
+        .execution_options(populate_existing=True)
     ).all()
     claimed = []
     for row, file_name in rows:
@@ -86,18 +88,36 @@ def claim_deliveries(
 
 
 def record_sent(session: Session, delivery: Delivery, *, now: datetime, note: str | None) -> None:
-    """The destination has answered success, with a note where it was a warning."""
-    _settle(session, delivery, state=DeliveryState.SENT, sent_at=now, note=note)
+    """The destination has answered success, with a note where it was a warning.
+
+    It has the object, whatever another process that tried the same meanwhile has written down.
+    """
+    session.execute(
+        update(OutboxRow)
+        .where(OutboxRow.id == delivery.id, OutboxRow.state != DeliveryState.SENT)
+        .values(state=DeliveryState.SENT, sent_at=now, note=note, lease_owner=None, lease_until=None)
+    )
 
 
 def record_failed(
     session: Session, delivery: Delivery, *, next_attempt_at: datetime | None, note: str
 ) -> None:
-    """The destination did not take it; ``None`` as next attempt makes it a dead letter."""
-    if next_attempt_at is None:
-        _settle(session, delivery, state=DeliveryState.DEAD, note=note)
-    else:
-        _settle(session, delivery, state=DeliveryState.PENDING, next_attempt_at=next_attempt_at, note=note)
+    """The destination did not take it; ``None`` as next attempt makes it a dead letter.
+
+    Nothing changes where the lease ran out and another process has taken the delivery up since.
+    """
+    values: dict[str, Any] = {"state": DeliveryState.DEAD}
+    if next_attempt_at is not None:
+        values = {"next_attempt_at": next_attempt_at}
+    session.execute(
+        update(OutboxRow)
+        .where(
+            OutboxRow.id == delivery.id,
+            OutboxRow.state == DeliveryState.PENDING,
+            OutboxRow.attempts == delivery.attempts,
+        )
+        .values(note=note, lease_owner=None, lease_until=None, **values)
+    )
 
 
 def deliveries(session: Session, *, failed: bool = False, limit: int = 1000) -> list[DeliveryRecord]:
@@ -138,14 +158,6 @@ def retry_failed(session: Session, *, now: datetime) -> int:
         .returning(OutboxRow.id)
     ).all()
     return len(rows)
-
-
-def _settle(session: Session, delivery: Delivery, **values: object) -> None:
-    session.execute(
-        update(OutboxRow)
-        .where(OutboxRow.id == delivery.id, OutboxRow.state == DeliveryState.PENDING)
-        .values(lease_owner=None, lease_until=None, **values)
-    )
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:

@@ -1,17 +1,19 @@
-"""Which study is due, and who works on it. A study has at most one worker: the holder of an unexpired lease."""
+"""Which study is due, and who works on it: at most one worker, the holder of an unexpired lease."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Select, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, Select, exists, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from ich_node.database.audit import record_change
+from ich_node.database.standing import has_unread_images, lock_study, never_negative, set_state
 from ich_node.database.tables import InstanceRow, SeriesRow, StudyRow
 from ich_node.errors import IchNodeError, RejectionReason
-from ich_node.findings import Priority, StudyState
+from ich_node.findings import StudyState
 
 ENQUEUE_AGAIN = timedelta(seconds=120)
 """A message that has had no effect for so long is taken for lost."""
@@ -37,6 +39,7 @@ class Reprocess:
 
     series_instance_uid: str | None
     model: str | None
+    requested_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class StudyClaim:
 
     study_instance_uid: str
     owner: str
+    claim_number: int
+    """Tells this claim from an earlier one, even by the same owner."""
     series: tuple[ClaimedSeries, ...]
     """Those that a worker may look at now."""
     still_receiving: bool
@@ -52,28 +57,40 @@ class StudyClaim:
     reprocess: Reprocess | None
 
 
+def has_due_study(session: Session, now: datetime) -> bool:
+    """Whether `take_due_studies` would find anything; locks nothing."""
+    return bool(session.scalar(select(exists(select(StudyRow).where(*_wants_a_message(now))))))
+
+
 def take_due_studies(session: Session, now: datetime, *, limit: int = 50) -> list[str]:
     """Studies that a worker should take up now, most waiting first; marks them as queued."""
     due = (
         select(StudyRow)
-        .where(_is_due(now), _is_free(now))
-        .where(or_(StudyRow.enqueued_at.is_(None), StudyRow.enqueued_at < now - ENQUEUE_AGAIN))
-        .order_by(StudyRow.received_at)
+        .where(*_wants_a_message(now))
+        .order_by(StudyRow.received_at, StudyRow.study_instance_uid)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=StudyRow)
+        .execution_options(populate_existing=True)
     )
-    studies = list(session.scalars(due))
+    locked = list(session.scalars(due))
+    # A worker may have finished between the query's snapshot and the lock: ask again, nothing can change now.
+    still_due = _still_due(session, [study.study_instance_uid for study in locked], now)
+    studies = [study for study in locked if study.study_instance_uid in still_due]
     for study in studies:
         study.enqueued_at = now
         if study.state != StudyState.QUEUED:
-            study.state = StudyState.QUEUED
-            record_change(session, study, at=now, actor="node", action="queued")
+            set_state(study, StudyState.QUEUED)
+            why = f"{study.lease_owner} shows no life" if study.lease_owner else None
+            record_change(session, study, at=now, actor="node", action="queued", why=why)
     return [study.study_instance_uid for study in studies]
 
 
-def forget_enqueued(session: Session) -> None:
-    """Have every waiting study enqueued again, as after a broker lost its messages."""
-    session.execute(update(StudyRow).where(StudyRow.enqueued_at.is_not(None)).values(enqueued_at=None))
+def forget_enqueued(session: Session, studies: Collection[str] | None = None) -> None:
+    """Have waiting studies (``None``: all) enqueued again, as after a broker lost or refused messages."""
+    forget = update(StudyRow).where(StudyRow.enqueued_at.is_not(None)).values(enqueued_at=None)
+    if studies is not None:
+        forget = forget.where(StudyRow.study_instance_uid.in_(studies))
+    session.execute(forget)
 
 
 def claim_study(
@@ -91,44 +108,28 @@ def claim_study(
     -------
     The claim, or ``None`` where there is nothing to do.
     """
-    study = session.scalar(
-        select(StudyRow)
-        .where(StudyRow.study_instance_uid == study_instance_uid, _is_due(now), _is_free(now))
-        .with_for_update()
-    )
-    if study is None:
+    study = lock_study(session, study_instance_uid)
+    if study is None or (study.lease_until is not None and study.lease_until >= now):
         return None
-    study.enqueued_at = None
+    study.enqueued_at = None  # the message is used up; a study that is due later needs another
+    if not _still_due(session, [study_instance_uid], now):
+        return None
     if study.attempts >= max_attempts:
         _give_up(session, study, now)
         return None
     study.attempts += 1
-    study.lease_owner, study.lease_until = owner, now + lease
-    study.state = StudyState.READING
+    study.claim_number += 1
+    study.lease_owner, study.lease_until, study.retry_at = owner, now + lease, None
+    set_state(study, StudyState.READING)
     record_change(session, study, at=now, actor=owner, action="reading")
-    series = list(
-        session.scalars(select(SeriesRow).where(SeriesRow.study_instance_uid == study_instance_uid))
-    )
-    ready = [s for s in series if s.due_at is None or s.due_at <= now]
-    asked = study.reprocess_requested_at is not None
-    return StudyClaim(
-        study_instance_uid=study_instance_uid,
-        owner=owner,
-        series=tuple(_claimed(session, s) for s in ready),
-        still_receiving=len(ready) < len(series),
-        reprocess=Reprocess(
-            series_instance_uid=study.reprocess_series_instance_uid, model=study.reprocess_model
-        )
-        if asked
-        else None,
-    )
+    return _claim(session, study, owner, now)
 
 
 def renew_lease(session: Session, claim: StudyClaim, *, now: datetime, lease: timedelta) -> bool:
     """Show life; false where another worker has taken over."""
     renewed = session.scalars(
         update(StudyRow)
-        .where(StudyRow.study_instance_uid == claim.study_instance_uid, StudyRow.lease_owner == claim.owner)
+        .where(StudyRow.study_instance_uid == claim.study_instance_uid, _is_held_by(claim))
         .values(lease_until=now + lease)
         .returning(StudyRow.study_instance_uid)
     )
@@ -136,12 +137,18 @@ def renew_lease(session: Session, claim: StudyClaim, *, now: datetime, lease: ti
 
 
 def give_back(session: Session, claim: StudyClaim, *, now: datetime, again_at: datetime) -> None:
-    """Put a study back because something outside did not answer; it is due again at ``again_at``."""
+    """Put a study back because something outside did not answer; it is due again at ``again_at``.
+
+    Raises
+    ------
+    LeaseLost
+        Another worker has it.
+    """
     study = owned_study(session, claim)
-    study.lease_owner = study.lease_until = None
+    study.lease_owner = study.lease_until = study.enqueued_at = None
     study.attempts -= 1
-    study.enqueued_at = again_at - ENQUEUE_AGAIN  # take_due_studies passes it over until then
-    study.state = StudyState.QUEUED
+    study.retry_at = again_at
+    set_state(study, StudyState.QUEUED)
     record_change(session, study, at=now, actor=claim.owner, action="given back")
 
 
@@ -155,8 +162,9 @@ def owned_study(session: Session, claim: StudyClaim) -> StudyRow:
     """
     study = session.scalar(
         select(StudyRow)
-        .where(StudyRow.study_instance_uid == claim.study_instance_uid, StudyRow.lease_owner == claim.owner)
+        .where(StudyRow.study_instance_uid == claim.study_instance_uid, _is_held_by(claim))
         .with_for_update()
+        .execution_options(populate_existing=True)
     )
     if study is None:
         raise LeaseLost("another worker has taken the study over")
@@ -164,15 +172,16 @@ def owned_study(session: Session, claim: StudyClaim) -> StudyRow:
 
 
 def finish_claim(session: Session, study: StudyRow, claim: StudyClaim) -> None:
-    """Mark what was seen as handled and let the study go; what arrived meanwhile stays due."""
+    """Mark what was seen as handled and let the study go; what came or was asked for meanwhile stays due."""
     for seen in claim.series:
-        series = session.get_one(SeriesRow, seen.series_instance_uid)
+        series = session.get_one(SeriesRow, seen.series_instance_uid, populate_existing=True)
         series.handled_revision = seen.revision
         if series.revision == seen.revision:
             series.due_at = None
     study.lease_owner = study.lease_until = study.enqueued_at = None
     study.attempts = 0
-    study.reprocess_requested_at = study.reprocess_series_instance_uid = study.reprocess_model = None
+    if claim.reprocess is not None and study.reprocess_requested_at == claim.reprocess.requested_at:
+        _forget_reprocess(study)
 
 
 def request_reprocess(
@@ -184,37 +193,54 @@ def request_reprocess(
     actor: str,
     now: datetime,
 ) -> None:
-    """Ask for another run of a study.
+    """Ask for another run of a study. A run that is under way is not disturbed; the new one follows it.
 
     Raises
     ------
     LookupError
-        The study is not here.
+        The study, or the series in it, is not here.
     """
-    study = session.get(StudyRow, study_instance_uid, with_for_update=True)
+    study = lock_study(session, study_instance_uid)
     if study is None:
         raise LookupError(f"no study {study_instance_uid} is here")
+    if series_instance_uid is not None:
+        series = session.get(SeriesRow, series_instance_uid)
+        if series is None or series.study_instance_uid != study_instance_uid:
+            raise LookupError(f"no series {series_instance_uid} is in study {study_instance_uid}")
     study.reprocess_requested_at = now
     study.reprocess_series_instance_uid = series_instance_uid
     study.reprocess_model = model
-    study.enqueued_at = None
+    study.enqueued_at = study.retry_at = None
     if study.state != StudyState.READING:
         study.attempts = 0
-        study.state = StudyState.QUEUED
+        set_state(study, StudyState.QUEUED)
     record_change(session, study, at=now, actor=actor, action="reprocess")
 
 
-def _give_up(session: Session, study: StudyRow, now: datetime) -> None:
-    study.state = StudyState.FAILED
-    study.reason = RejectionReason.WORKER_LOST
-    study.reason_detail = f"{study.attempts} workers died while they read this study; see the worker's log, then 'ich-node reprocess'"
-    if study.reading_id is None:
-        study.priority = Priority.MEDIUM
-    study.lease_owner = study.lease_until = None
-    study.reprocess_requested_at = None
-    for series in session.scalars(_due_series(study.study_instance_uid, now)):
-        series.handled_revision, series.due_at = series.revision, None
-    record_change(session, study, at=now, actor="node", action="failed", why=study.reason_detail)
+def _claim(session: Session, study: StudyRow, owner: str, now: datetime) -> StudyClaim:
+    with_images = select(SeriesRow).where(
+        SeriesRow.study_instance_uid == study.study_instance_uid, SeriesRow.revision > 0
+    )
+    series = list(
+        session.scalars(
+            with_images.order_by(SeriesRow.series_instance_uid).execution_options(populate_existing=True)
+        )
+    )
+    ready = [s for s in series if s.due_at is None or s.due_at <= now]
+    return StudyClaim(
+        study_instance_uid=study.study_instance_uid,
+        owner=owner,
+        claim_number=study.claim_number,
+        series=tuple(_claimed(session, s) for s in ready),
+        still_receiving=len(ready) < len(series),
+        reprocess=None
+        if study.reprocess_requested_at is None
+        else Reprocess(
+            series_instance_uid=study.reprocess_series_instance_uid,
+            model=study.reprocess_model,
+            requested_at=study.reprocess_requested_at,
+        ),
+    )
 
 
 def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
@@ -231,24 +257,71 @@ def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
     )
 
 
+def _give_up(session: Session, study: StudyRow, now: datetime) -> None:
+    died = f"{study.attempts} workers died while they read this study"
+    detail = f"{died}; see the worker's log, then 'ich-node reprocess'"
+    study.lease_owner = study.lease_until = study.retry_at = None
+    study.attempts = 0  # what arrives from now on is another input and is tried again
+    _forget_reprocess(study)
+    for series in session.scalars(_due_series(study.study_instance_uid, now)):
+        series.handled_revision, series.due_at = series.revision, None
+    set_state(study, StudyState.FAILED, reason=RejectionReason.WORKER_LOST, detail=detail)
+    never_negative(study)
+    record_change(session, study, at=now, actor="node", action="failed", why=detail)
+    if has_unread_images(session, study.study_instance_uid):
+        set_state(study, StudyState.RECEIVING)
+        record_change(session, study, at=now, actor="node", action="more images")
+
+
+def _forget_reprocess(study: StudyRow) -> None:
+    study.reprocess_requested_at = study.reprocess_series_instance_uid = study.reprocess_model = None
+
+
 def _due_series(study_instance_uid: str, now: datetime) -> Select[SeriesRow]:
-    return select(SeriesRow).where(
-        SeriesRow.study_instance_uid == study_instance_uid,
-        SeriesRow.due_at.is_not(None),
-        SeriesRow.due_at <= now,
+    return (
+        select(SeriesRow)
+        .where(SeriesRow.study_instance_uid == study_instance_uid, SeriesRow.due_at <= now)
+        .execution_options(populate_existing=True)
     )
 
 
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    due_series = exists().where(
-        and_(
-            SeriesRow.study_instance_uid == StudyRow.study_instance_uid,
-            SeriesRow.due_at.is_not(None),
-            SeriesRow.due_at <= now,
+def _due_studies(now: datetime) -> Select[str]:
+    """Studies with a series that is due or a run that was asked for, found by two small indexes."""
+    found = union(
+        select(SeriesRow.study_instance_uid).where(SeriesRow.due_at <= now),
+        select(StudyRow.study_instance_uid).where(StudyRow.reprocess_requested_at.is_not(None)),
+    ).subquery()
+    return select(found.c.study_instance_uid)
+
+
+def _wants_a_message(now: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (
+        StudyRow.study_instance_uid.in_(_due_studies(now)),
+        _is_free(now),
+        _may_be_tried(now),
+        or_(StudyRow.enqueued_at.is_(None), StudyRow.enqueued_at < now - ENQUEUE_AGAIN),
+    )
+
+
+def _still_due(session: Session, study_instance_uids: Collection[str], now: datetime) -> set[str]:
+    return set(
+        session.scalars(
+            select(StudyRow.study_instance_uid).where(
+                StudyRow.study_instance_uid.in_(study_instance_uids),
+                StudyRow.study_instance_uid.in_(_due_studies(now)),
+                _may_be_tried(now),
+            )
         )
     )
-    return or_(StudyRow.reprocess_requested_at.is_not(None), due_series)
+
+
+def _may_be_tried(now: datetime) -> ColumnElement[bool]:
+    return or_(StudyRow.retry_at.is_(None), StudyRow.retry_at <= now)
 
 
 def _is_free(now: datetime) -> ColumnElement[bool]:
     return or_(StudyRow.lease_until.is_(None), StudyRow.lease_until < now)
+
+
+def _is_held_by(claim: StudyClaim) -> ColumnElement[bool]:
+    return (StudyRow.lease_owner == claim.owner) & (StudyRow.claim_number == claim.claim_number)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from ich_node.database.audit import record_change
 from ich_node.database.queue import StudyClaim, finish_claim, owned_study
+from ich_node.database.standing import apply_priority, has_unread_images, set_state
 from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
 from ich_node.errors import RejectionReason
 from ich_node.findings import IchSubtype, Priority, SeriesFinding, SliceFinding, StudyState
@@ -67,6 +68,7 @@ def earlier_reading(session: Session, series_instance_uid: str) -> EarlierReadin
         select(ReadingRow)
         .where(ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.superseded.is_(False))
         .order_by(ReadingRow.id.desc())
+        .limit(1)
     )
     if row is None:
         return None
@@ -115,9 +117,8 @@ def finish_read(
         session.flush()
         _add_objects(session, row, reading, destinations, now)
     _record_exclusions(session, claim, exclusions)
-    study.state, study.reason, study.reason_detail = StudyState.READ, None, None
-    _apply_priority(session, study, now=now, not_read=False)
-    _finish(session, study, claim, now, action="read" if reading else "unchanged", why=None)
+    set_state(study, StudyState.READ)
+    _finish(session, study, claim, now, action="read" if reading else "unchanged", unread=False)
     return Priority(study.priority)
 
 
@@ -140,25 +141,45 @@ def finish_not_read(
     """
     study = owned_study(session, claim)
     _record_exclusions(session, claim, exclusions)
-    study.state, study.reason, study.reason_detail = state, reason, detail
-    _apply_priority(session, study, now=now, not_read=True)
-    _finish(session, study, claim, now, action=state.lower(), why=f"{reason}: {detail}")
+    set_state(study, state, reason=reason, detail=detail)
+    _finish(session, study, claim, now, action=state.lower(), why=f"{reason}: {detail}", unread=True)
 
 
 def finish_waiting(
     session: Session, claim: StudyClaim, *, exclusions: Sequence[SeriesExclusion], now: datetime
 ) -> None:
-    """Commit that nothing can be read yet because other series of the study are still arriving."""
+    """Commit that nothing can be read yet because other series of the study are still arriving.
+
+    Raises
+    ------
+    LeaseLost
+        Another worker has the study; nothing is written.
+    ValueError
+        Nothing else is arriving, so that nothing would ever end the wait.
+    """
     study = owned_study(session, claim)
+    if not claim.still_receiving:
+        raise ValueError("no other series of this study is arriving")
     _record_exclusions(session, claim, exclusions)
-    study.state = StudyState.RECEIVING
-    _finish(session, study, claim, now, action="waiting", why="other series of the study are still arriving")
+    why = "other series of the study are still arriving"
+    _finish(session, study, claim, now, action="waiting", why=why, unread=True)
 
 
 def _finish(
-    session: Session, study: StudyRow, claim: StudyClaim, now: datetime, *, action: str, why: str | None
+    session: Session,
+    study: StudyRow,
+    claim: StudyClaim,
+    now: datetime,
+    *,
+    action: str,
+    why: str | None = None,
+    unread: bool,
 ) -> None:
     finish_claim(session, study, claim)
+    waiting = has_unread_images(session, study.study_instance_uid)
+    if waiting:  # images that came meanwhile: what was just found is not the last word
+        set_state(study, StudyState.RECEIVING)
+    apply_priority(session, study, now=now, unread=unread or waiting)
     record_change(session, study, at=now, actor=claim.owner, action=action, why=why)
 
 
@@ -169,28 +190,6 @@ def _supersede(session: Session, series_instance_uid: str) -> None:
         )
     ):
         row.superseded = True
-
-
-def _apply_priority(session: Session, study: StudyRow, *, now: datetime, not_read: bool) -> None:
-    """Take the most urgent of the readings that count, and of "a person must look" where nothing could be read."""
-    session.flush()
-    readings = list(
-        session.scalars(
-            select(ReadingRow).where(
-                ReadingRow.study_instance_uid == study.study_instance_uid, ReadingRow.superseded.is_(False)
-            )
-        )
-    )
-    if readings:
-        leading = min(readings, key=lambda r: (Priority(r.priority).urgency, -r.suspicion, -r.id))
-        study.reading_id = leading.id
-        study.suspicion, study.subtypes, study.read_at = leading.suspicion, leading.subtypes, leading.read_at
-    priorities = [Priority(r.priority) for r in readings] + [Priority.MEDIUM] * (not_read or not readings)
-    study.priority = min(priorities, key=lambda p: p.urgency)
-    if study.priority in (Priority.STAT, Priority.HIGH):
-        study.flagged_at = study.flagged_at or now
-    else:
-        study.flagged_at = None
 
 
 def _record_exclusions(session: Session, claim: StudyClaim, exclusions: Sequence[SeriesExclusion]) -> None:
@@ -217,7 +216,7 @@ def _add_objects(
             )
         )
         session.flush()
-        for destination in destinations:
+        for destination in dict.fromkeys(destinations):
             session.add(
                 OutboxRow(
                     sop_instance_uid=item.sop_instance_uid,

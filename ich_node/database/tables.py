@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -41,14 +42,30 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class AnyText(TypeDecorator[str]):
+    """Text as it comes from DICOM headers and peers; what a database cannot hold does not stop the row.
+
+    PostgreSQL refuses NUL, and no database takes a surrogate that stands alone.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Drop NUL, show lone surrogates as ``?``."""
+        if value is None:
+            return None
+        return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+
+
 class Table(DeclarativeBase):
     """Root of the tables."""
 
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
         datetime: UtcDateTime,
-        str: Text,
-        dict[str, Any]: JSON,
-        list[Any]: JSON,
+        str: AnyText,
+        dict[str, Any]: JSON(none_as_null=True),
+        list[Any]: JSON(none_as_null=True),
     }
 
 
@@ -61,6 +78,12 @@ class StudyRow(Table):
         Index("study_by_priority", "priority", "received_at"),
         Index("study_by_accession_number", "accession_number"),
         Index("study_by_patient_id", "patient_id"),
+        Index(
+            "study_with_reprocess_request",
+            "study_instance_uid",
+            sqlite_where=text("reprocess_requested_at IS NOT NULL"),
+            postgresql_where=text("reprocess_requested_at IS NOT NULL"),
+        ),
     )
 
     study_instance_uid: Mapped[str] = mapped_column(primary_key=True)
@@ -91,7 +114,11 @@ class StudyRow(Table):
 
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    claim_number: Mapped[int]
+    """Counts the claims, so that an earlier holder of the lease is told from the present one."""
     enqueued_at: Mapped[datetime | None]
+    retry_at: Mapped[datetime | None]
+    """Not to be taken up before, because something outside did not answer."""
     attempts: Mapped[int]
     """Times a worker took the study up and neither finished nor gave it back."""
     reprocess_requested_at: Mapped[datetime | None]
@@ -126,6 +153,13 @@ class InstanceRow(Table):
     __tablename__ = "instance"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "sha256", name="instance_once"),
+        Index(
+            "instance_without_conflict",
+            "sop_instance_uid",
+            unique=True,
+            sqlite_where=text("NOT conflict"),
+            postgresql_where=text("NOT conflict"),
+        ),
         Index("instance_by_series", "series_instance_uid"),
     )
 
@@ -135,6 +169,7 @@ class InstanceRow(Table):
     sop_class_uid: Mapped[str]
     transfer_syntax_uid: Mapped[str]
     instance_number: Mapped[int | None]
+    number_of_frames: Mapped[int]
     position_mm: Mapped[list[Any] | None]
     orientation: Mapped[list[Any] | None]
     file_name: Mapped[str]

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Float, MetaData, Row, Table, Text, case, func, select
+from sqlalchemy import Column, Float, FromClause, MetaData, Row, Select, Table, Text, case, func, select
 from sqlalchemy.orm import Session
 
 from ich_node.database.tables import (
@@ -19,7 +19,7 @@ from ich_node.database.tables import (
     StudyRow,
     UtcDateTime,
 )
-from ich_node.findings import Priority
+from ich_node.findings import Priority, StudyState
 
 _TIMES = ("received_at", "read_at", "flagged_at", "delivered_at", "reviewed_at")
 COLUMNS = (
@@ -63,12 +63,15 @@ def worklist(
     limit: int = 200,
     priorities: Collection[Priority] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of ``worklist_v1``, the most urgent first and among equals the one that waits longest."""
-    urgency = case({str(p): p.urgency for p in Priority}, value=_VIEW.c.priority)
-    query = select(_VIEW).order_by(urgency, _VIEW.c.received_at).limit(limit)
+    """Rows of ``worklist_v1`` in reading order: the unreviewed, the most urgent, the longest waiting first.
+
+    Where there are more than ``limit``, what is left out is the least urgent, and among equals the oldest:
+    what has just come in is always shown.
+    """
+    kept = _ranked(_VIEW, newest_first=True).limit(limit)
     if priorities is not None:
-        query = query.where(_VIEW.c.priority.in_([str(p) for p in priorities]))
-    return [_plain(row) for row in session.execute(query)]
+        kept = kept.where(_VIEW.c.priority.in_([str(p) for p in priorities]))
+    return [_plain(row) for row in session.execute(_ranked(kept.subquery(), newest_first=False))]
 
 
 def worklist_row(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
@@ -110,10 +113,42 @@ def result_files(session: Session, study_instance_uid: str) -> list[tuple[str, s
     return [(kind, uid, file_name) for kind, uid, file_name in rows]
 
 
+def result_file(session: Session, sop_instance_uid: str) -> tuple[str, str] | None:
+    """(kind, file name below the results folder) of one result object, of whichever reading."""
+    row = session.get(ResultObjectRow, sop_instance_uid)
+    return None if row is None else (row.kind, row.file_name)
+
+
+def find_studies(
+    session: Session,
+    *,
+    study_instance_uids: Collection[str] | None = None,
+    states: Collection[StudyState] | None = None,
+    received_since: datetime | None = None,
+) -> list[str]:
+    """Study Instance UIDs that fit every condition given, the oldest first."""
+    query = select(StudyRow.study_instance_uid).order_by(StudyRow.received_at)
+    if study_instance_uids is not None:
+        query = query.where(StudyRow.study_instance_uid.in_(list(study_instance_uids)))
+    if states is not None:
+        query = query.where(StudyRow.state.in_([str(s) for s in states]))
+    if received_since is not None:
+        query = query.where(StudyRow.received_at >= received_since)
+    return list(session.scalars(query))
+
+
 def state_counts(session: Session) -> dict[str, int]:
     """How many studies are in each state."""
     rows = session.execute(select(StudyRow.state, func.count()).group_by(StudyRow.state))
     return {row[0]: row[1] for row in rows}
+
+
+def _ranked(rows: FromClause, *, newest_first: bool) -> Select[Any]:
+    urgency = case({str(p): p.urgency for p in Priority}, value=rows.c.priority)
+    received_at = rows.c.received_at.desc() if newest_first else rows.c.received_at
+    return select(rows).order_by(
+        rows.c.reviewed_at.is_not(None), urgency, received_at, rows.c.study_instance_uid
+    )
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from ich_node.settings import BrokerSettings, Settings
 
 
 def test_named_broker_is_not_started(tmp_path: Path) -> None:
-    broker = resolve_broker(Settings(data_dir=tmp_path, broker=BrokerSettings(url="redis://queue.example:6379/0")))
+    broker = resolve_broker(
+        Settings(data_dir=tmp_path, broker=BrokerSettings(url="redis://queue.example:6379/0"))
+    )
     assert (broker.url, broker.command, broker.socket) == ("redis://queue.example:6379/0", None, None)
 
 

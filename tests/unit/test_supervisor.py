@@ -50,7 +50,9 @@ def test_parts_start_in_order_and_all_end(tmp_path: Path) -> None:
         order.append(second.exists())
         return bool(pids(first))
 
-    supervisor = Supervisor([part("a", writes_pid(first), ready=ready), part("b", writes_pid(second))], os.environ)
+    supervisor = Supervisor(
+        [part("a", writes_pid(first), ready=ready), part("b", writes_pid(second))], os.environ
+    )
     supervisor.run(lambda: (wait_until(lambda: pids(second)), supervisor.request_stop())[-1])
     assert not any(order), "the second part started before the first was ready"
     assert not any(is_running(pid) for pid in pids(first) + pids(second))
@@ -74,7 +76,10 @@ def test_killed_part_starts_again(tmp_path: Path) -> None:
 
 def test_part_that_refuses_to_start_ends_everything(tmp_path: Path) -> None:
     marker = tmp_path / "pids"
-    parts = [part("a", writes_pid(marker), ready=lambda: bool(pids(marker))), part("b", "exit(2)", ready=lambda: False)]
+    parts = [
+        part("a", writes_pid(marker), ready=lambda: bool(pids(marker))),
+        part("b", "exit(2)", ready=lambda: False),
+    ]
     with pytest.raises(ConfigurationError, match=r"the b did not start \(exit status 2\)"):
         Supervisor(parts, os.environ).run()
     assert not any(is_running(pid) for pid in pids(marker))

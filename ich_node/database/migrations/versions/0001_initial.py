@@ -62,7 +62,9 @@ def upgrade() -> None:
     sa.Column('reviewed_by', sa.Text(), nullable=True),
     sa.Column('lease_owner', sa.Text(), nullable=True),
     sa.Column('lease_until', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('claim_number', sa.Integer(), nullable=False),
     sa.Column('enqueued_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('retry_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('attempts', sa.Integer(), nullable=False),
     sa.Column('reprocess_requested_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('reprocess_series_instance_uid', sa.Text(), nullable=True),
@@ -72,6 +74,9 @@ def upgrade() -> None:
     op.create_index('study_by_accession_number', 'study', ['accession_number'], unique=False)
     op.create_index('study_by_patient_id', 'study', ['patient_id'], unique=False)
     op.create_index('study_by_priority', 'study', ['priority', 'received_at'], unique=False)
+    op.create_index('study_with_reprocess_request', 'study', ['study_instance_uid'], unique=False,
+                    sqlite_where=sa.text('reprocess_requested_at IS NOT NULL'),
+                    postgresql_where=sa.text('reprocess_requested_at IS NOT NULL'))
     op.create_index('study_by_state', 'study', ['state'], unique=False)
 
     op.create_table('series',
@@ -98,6 +103,7 @@ def upgrade() -> None:
     sa.Column('sop_class_uid', sa.Text(), nullable=False),
     sa.Column('transfer_syntax_uid', sa.Text(), nullable=False),
     sa.Column('instance_number', sa.Integer(), nullable=True),
+    sa.Column('number_of_frames', sa.Integer(), nullable=False),
     sa.Column('position_mm', sa.JSON(), nullable=True),
     sa.Column('orientation', sa.JSON(), nullable=True),
     sa.Column('file_name', sa.Text(), nullable=False),
@@ -111,6 +117,8 @@ def upgrade() -> None:
     sa.UniqueConstraint('sop_instance_uid', 'sha256', name='instance_once')
     )
     op.create_index('instance_by_series', 'instance', ['series_instance_uid'], unique=False)
+    op.create_index('instance_without_conflict', 'instance', ['sop_instance_uid'], unique=True,
+                    sqlite_where=sa.text('NOT conflict'), postgresql_where=sa.text('NOT conflict'))
 
     op.create_table('reading',
     sa.Column('id', sa.Integer(), nullable=False),

@@ -1,0 +1,1 @@
+"""Results out: to each destination, until it has answered for every object."""

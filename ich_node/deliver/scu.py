@@ -1,0 +1,355 @@
+"""C-STORE and C-ECHO to a PACS (service class user)."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import cast
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import build_context, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
+from pynetdicom.transport import AssociationSocket
+
+from ich_node.deliver.outbox import is_permanent
+from ich_node.receive.limits import Limits
+from ich_node.receive.upper_layer import application_entity, configure_pynetdicom
+
+VERIFICATION_SOP_CLASS_UID = "1.2.840.10008.1.1"
+_UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_SUCCESS = 0x0000
+_DUPLICATE_SOP_INSTANCE = 0x0111
+"""The PACS has the object already: result UIDs are deterministic, so an earlier attempt got through
+unnoticed."""
+_WARNINGS = frozenset({0x0001, 0x0107, 0x0116, _DUPLICATE_SOP_INSTANCE})
+_ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED = 0x03, 0x04
+"""Presentation context results, PS3.8 table 9-18."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A PACS that results go to."""
+
+    name: str
+    """For people."""
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """How long to wait for a PACS, in seconds."""
+
+    connection_s: float = 10.0
+    """For the TCP connection."""
+    acse_s: float = 30.0
+    """For the answer to the association request and to the release."""
+    dimse_s: float = 60.0
+    """For the response to one object."""
+    network_s: float = 60.0
+    """For the next byte within a message."""
+
+
+class DeliveryResult(StrEnum):
+    """What became of one object."""
+
+    SENT = "SENT"
+    WARNING = "WARNING"
+    """Accepted, with a remark."""
+    REFUSED = "REFUSED"
+    """The same object will be refused again."""
+    TRANSIENT = "TRANSIENT"
+    """Worth another attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryOutcome:
+    """What the destination said of one object."""
+
+    path: Path
+    result: DeliveryResult
+    detail: str
+    """One line for a person, with the status and the error comment of the PACS; may quote what the PACS
+    wrote, so it is shown and stored but not logged."""
+    status: int | None = None
+    """Status (0000,0900); ``None`` when the object was not answered."""
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the destination has taken the object."""
+        return self.result in (DeliveryResult.SENT, DeliveryResult.WARNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EchoOutcome:
+    """Whether a destination answers C-ECHO."""
+
+    ok: bool
+    detail: str
+    """One line for a person."""
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outgoing:
+    path: Path
+    sop_class_uid: UID
+    transfer_syntax_uid: UID
+
+
+def send(
+    paths: Sequence[Path],
+    destination: Destination,
+    *,
+    calling_ae_title: str = "ICH_NODE",
+    timeouts: Timeouts | None = None,
+) -> tuple[DeliveryOutcome, ...]:
+    """Send files over one association.
+
+    Each is sent with the bytes that it has where the destination takes its transfer syntax, and otherwise
+    as Explicit or Implicit VR Little Endian.
+
+    Parameters
+    ----------
+    paths
+        DICOM Part 10 files of at most 64 SOP classes and transfer syntaxes.
+    destination
+        Where to.
+    calling_ae_title
+        Ours.
+    timeouts
+        How long to wait; after that the outcome is ``TRANSIENT``.
+
+    Returns
+    -------
+    tuple of DeliveryOutcome
+        One for each path, in the same order. Whatever goes wrong on the way is in there; nothing is raised
+        for it.
+    """
+    outcomes: dict[int, DeliveryOutcome] = {}
+    outgoing: dict[int, _Outgoing] = {}
+    for index, path in enumerate(paths):
+        item = _inspect(path)
+        if isinstance(item, _Outgoing):
+            outgoing[index] = item
+        else:
+            outcomes[index] = item
+    if outgoing:
+        contexts = _contexts(outgoing.values())
+        with _Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
+            for index, item in outgoing.items():
+                outcomes[index] = _send_one(call, item)
+    return tuple(outcomes[index] for index in range(len(paths)))
+
+
+def echo(
+    destination: Destination, *, calling_ae_title: str = "ICH_NODE", timeouts: Timeouts | None = None
+) -> EchoOutcome:
+    """Ask a destination whether it is there (C-ECHO).
+
+    Returns
+    -------
+    EchoOutcome
+        Whatever goes wrong is in there; nothing is raised for it.
+    """
+    begin = time.monotonic()
+    contexts = [build_context(VERIFICATION_SOP_CLASS_UID, list(_UNCOMPRESSED))]
+    with _Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
+        if call.failure:
+            ok, detail = False, call.failure
+        elif not call.accepts(VERIFICATION_SOP_CLASS_UID, _UNCOMPRESSED):
+            ok, detail = False, f"{destination.name} does not support verification"
+        else:
+            status = call.request(lambda association: association.send_c_echo())
+            ok = status is not None and status.get("Status") == _SUCCESS
+            detail = _in_words(status) if status is not None else call.lost
+    return EchoOutcome(ok=ok, detail=detail, seconds=time.monotonic() - begin)
+
+
+class _Call:
+    """One association with a destination, opened on entry and ended on exit."""
+
+    def __init__(
+        self,
+        destination: Destination,
+        contexts: list[PresentationContext],
+        calling_ae_title: str,
+        timeouts: Timeouts,
+    ) -> None:
+        self._destination = destination
+        self._contexts = contexts
+        self._calling_ae_title = calling_ae_title
+        self._timeouts = timeouts
+        self._association: Association | None = None
+        self._is_connected = False
+        self.failure = ""
+        """Why there is no association at all; empty when there is one, or when no context was accepted."""
+
+    def __enter__(self) -> _Call:
+        configure_pynetdicom()
+        waits = self._timeouts
+        limits = Limits(
+            acse_timeout_s=waits.acse_s, dimse_timeout_s=waits.dimse_s, network_timeout_s=waits.network_s
+        )
+        entity = application_entity(self._calling_ae_title, limits)
+        entity.connection_timeout = waits.connection_s
+        try:
+            self._association = entity.associate(
+                self._destination.host,
+                self._destination.port,
+                contexts=self._contexts,
+                ae_title=self._destination.ae_title,
+                evt_handlers=[(evt.EVT_CONN_OPEN, self._connected)],
+            )
+        except OSError as error:  # the name cannot be resolved, or no socket is to be had
+            self.failure = f"cannot reach {self._destination.host}: {error.strerror or error}"
+            return self
+        self.failure = self._why_not(self._association)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._association is not None and self._association.is_established:
+            self._association.release()
+
+    @property
+    def lost(self) -> str:
+        """What to say of a request that was not answered."""
+        return f"{self._destination.name} did not answer, or the association was lost"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing more can be sent although there was an association."""
+        return self._association is None or not self._association.is_established
+
+    def accepts(self, sop_class_uid: str, transfer_syntaxes: Iterable[UID]) -> UID | None:
+        """The first of the transfer syntaxes that the destination takes for a SOP class."""
+        accepted = {
+            (cx.abstract_syntax, cx.transfer_syntax[0])
+            for cx in (self._association.accepted_contexts if self._association else ())
+        }
+        return next((syntax for syntax in transfer_syntaxes if (sop_class_uid, syntax) in accepted), None)
+
+    def refusals(self, sop_class_uid: str) -> set[int]:
+        """Why contexts of a SOP class were not accepted: results of PS3.8 table 9-18."""
+        rejected = self._association.rejected_contexts if self._association else ()
+        return {cx.result for cx in rejected if cx.abstract_syntax == sop_class_uid and cx.result is not None}
+
+    def request(self, operation: Callable[[Association], Dataset]) -> Dataset | None:
+        """Run one DIMSE operation; ``None`` when it was not answered."""
+        if self._association is None or self.is_lost:
+            return None
+        status = operation(self._association)
+        return status if "Status" in status else None
+
+    def _connected(self, event: evt.Event) -> None:
+        self._is_connected = True
+        connection = cast(socket.socket, cast(AssociationSocket, event.assoc.dul.socket).socket)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Without it a peer that stops within a PDU would hold pynetdicom's thread, and with it ours, for
+        # ever.
+        connection.settimeout(self._timeouts.network_s)
+
+    def _why_not(self, association: Association) -> str:
+        to = self._destination
+        if association.is_established:
+            return ""
+        if not self._is_connected:
+            return f"cannot connect to {to.host} port {to.port}"
+        answer = association.acceptor.primitive
+        if association.is_rejected and answer is not None:
+            return f"{to.ae_title} rejected the association: {answer.result_str}, {answer.reason_str}"
+        if association.rejected_contexts:  # pynetdicom aborts when every context was refused
+            return ""
+        return f"{to.ae_title} ended the connection, or did not answer the association request in time"
+
+
+def _inspect(path: Path) -> _Outgoing | DeliveryOutcome:
+    try:
+        meta = read_file_meta_info(path)
+        return _Outgoing(
+            path=path,
+            sop_class_uid=UID(meta.MediaStorageSOPClassUID),
+            transfer_syntax_uid=UID(meta.TransferSyntaxUID),
+        )
+    except FileNotFoundError:
+        return DeliveryOutcome(path=path, result=DeliveryResult.REFUSED, detail="the file is gone")
+    except OSError as error:
+        detail = f"the file cannot be read now: {error.strerror}"
+        return DeliveryOutcome(path=path, result=DeliveryResult.TRANSIENT, detail=detail)
+    except Exception as error:  # pydicom raises whatever the damage leads to
+        detail = f"the file is no DICOM Part 10 file ({type(error).__name__})"
+        return DeliveryOutcome(path=path, result=DeliveryResult.REFUSED, detail=detail)
+
+
+def _contexts(outgoing: Iterable[_Outgoing]) -> list[PresentationContext]:
+    # One transfer syntax in each: with several the peer chooses, and not always the one that the file has.
+    own = [(item.sop_class_uid, item.transfer_syntax_uid) for item in outgoing]
+    fallback = [(sop_class, syntax) for sop_class, _ in own for syntax in _UNCOMPRESSED]
+    return [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(own + fallback)]
+
+
+def _send_one(call: _Call, item: _Outgoing) -> DeliveryOutcome:
+    if call.failure:
+        return DeliveryOutcome(path=item.path, result=DeliveryResult.TRANSIENT, detail=call.failure)
+    syntax = call.accepts(item.sop_class_uid, (item.transfer_syntax_uid, *_UNCOMPRESSED))
+    if syntax is None:
+        return _not_negotiated(call, item)
+    try:
+        content = item.path if syntax == item.transfer_syntax_uid else _uncompressed(item.path)
+        status = call.request(lambda association: association.send_c_store(content))
+    except Exception as error:  # decoding and encoding raise whatever is wrong with the file
+        if call.is_lost:
+            return DeliveryOutcome(path=item.path, result=DeliveryResult.TRANSIENT, detail=call.lost)
+        detail = f"the file cannot be sent as {syntax.name} ({type(error).__name__})"
+        return DeliveryOutcome(path=item.path, result=DeliveryResult.REFUSED, detail=detail)
+    if status is None:
+        return DeliveryOutcome(path=item.path, result=DeliveryResult.TRANSIENT, detail=call.lost)
+    return DeliveryOutcome(
+        path=item.path,
+        result=_result(int(status.Status)),
+        detail=_in_words(status),
+        status=int(status.Status),
+    )
+
+
+def _not_negotiated(call: _Call, item: _Outgoing) -> DeliveryOutcome:
+    results = call.refusals(item.sop_class_uid)
+    for_good = bool(results) and results <= {_ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED}
+    what = "transfer syntax" if results == {_TRANSFER_SYNTAXES_NOT_SUPPORTED} else "SOP class"
+    return DeliveryOutcome(
+        path=item.path,
+        result=DeliveryResult.REFUSED if for_good else DeliveryResult.TRANSIENT,
+        detail=f"the destination did not accept the {what} of {item.sop_class_uid.name}",
+    )
+
+
+def _uncompressed(path: Path) -> Dataset:
+    dataset = dcmread(path)
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset.decompress(generate_instance_uid=False)
+    return dataset
+
+
+def _result(status: int) -> DeliveryResult:
+    if status == _SUCCESS:
+        return DeliveryResult.SENT
+    if status in _WARNINGS or status >> 12 == 0xB:
+        return DeliveryResult.WARNING
+    return DeliveryResult.REFUSED if is_permanent(status) else DeliveryResult.TRANSIENT
+
+
+def _in_words(status: Dataset) -> str:
+    code = int(status.Status)
+    meaning = STORAGE_SERVICE_CLASS_STATUS.get(code, ("", "unknown status"))[1] or "Success"
+    comment = "".join(c for c in str(status.get("ErrorComment") or "") if c.isprintable())[:64]
+    return f"0x{code:04X} {meaning}" + (f": {comment}" if comment else "")

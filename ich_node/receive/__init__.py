@@ -1,0 +1,1 @@
+"""Images in: each one is safe on disk before it is acknowledged."""

@@ -1,0 +1,69 @@
+"""Attributes of source images, read so that no vendor's bytes stop a result: what cannot be read counts as
+absent.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.dataelem import DataElement
+from pydicom.errors import BytesLengthException
+
+UNREADABLE = (
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What pydicom raises, by the kind of damage, where it cannot make sense of the bytes of an attribute."""
+
+
+def element(image: Dataset, keyword: str) -> DataElement | None:
+    """Return an attribute of an image, or None where it is absent or its bytes cannot be read."""
+    if keyword not in image:
+        return None
+    with warnings.catch_warnings():
+        # A vendor's odd value is the vendor's; whoever asks for it judges it.
+        warnings.simplefilter("ignore")
+        try:
+            return image[keyword]
+        except UNREADABLE:
+            return None
+
+
+def value(image: Dataset, keyword: str) -> Any:
+    """Return the value of an attribute; None where it is absent, empty or unreadable."""
+    found = element(image, keyword)
+    return None if found is None or found.is_empty else found.value
+
+
+def numbers(image: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return ``count`` finite numbers of an attribute, or None where it has not got them."""
+    found = value(image, keyword)
+    try:
+        values = tuple(float(v) for v in ((found,) if count == 1 else found or ()))
+    except (TypeError, ValueError):
+        return None
+    return values if len(values) == count and all(math.isfinite(v) for v in values) else None
+
+
+def whole_number(image: Dataset, keyword: str) -> int | None:
+    """Return the integer of an attribute, or None where it has none."""
+    found = numbers(image, keyword, 1)
+    return int(found[0]) if found is not None and found[0].is_integer() else None
+
+
+def text(image: Dataset, keyword: str) -> str:
+    """Return the text of an attribute with a single value, stripped; empty where it has none."""
+    found = value(image, keyword)
+    return found.strip() if isinstance(found, str) else ""

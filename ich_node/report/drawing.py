@@ -1,0 +1,191 @@
+"""Colours, letters and small shapes of the pictures, on a dark ground as reading rooms have it.
+
+The colours are Okabe and Ito's, which people with any common colour blindness tell apart; likelihood rises
+from blue by orange to yellow, so that it also rises in lightness and survives a grayscale print.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from ich_node.findings import Priority
+
+Color = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
+
+BACKGROUND: Color = (10, 12, 16)
+PANEL: Color = (22, 26, 33)
+RULE: Color = (58, 65, 77)
+TEXT: Color = (238, 241, 245)
+MUTED: Color = (158, 167, 180)
+SKY: Color = (86, 180, 233)
+ORANGE: Color = (230, 159, 0)
+YELLOW: Color = (240, 228, 66)
+VERMILLION: Color = (235, 106, 20)
+
+PRIORITY_COLOR: dict[Priority, Color] = {
+    Priority.STAT: VERMILLION,
+    Priority.HIGH: ORANGE,
+    Priority.ROUTINE: SKY,
+}
+LEVELS: tuple[tuple[float, Color], ...] = ((0.25, SKY), (0.5, ORANGE), (0.75, YELLOW))
+"""Likelihoods at which contours are drawn."""
+BRAIN_WINDOW_CENTER_HU = 40.0
+BRAIN_WINDOW_WIDTH_HU = 80.0
+_MOST_OPAQUE = 0.30
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own scalable font, so that no machine's fonts change the picture."""
+    return ImageFont.load_default(size=size)
+
+
+def brain_window(hu: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Show HU through the brain window (L 40 W 80, linear exact: PS3.3 C.11.2.1.3.2).
+
+    Parameters
+    ----------
+    hu
+        (rows, columns) float32, HU; NaN is shown black.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) uint8.
+    """
+    low = BRAIN_WINDOW_CENTER_HU - BRAIN_WINDOW_WIDTH_HU / 2
+    gray = np.clip((hu - low) * (255.0 / BRAIN_WINDOW_WIDTH_HU), 0, 255)
+    shown: npt.NDArray[np.uint8] = np.nan_to_num(gray).astype(np.uint8)
+    return shown
+
+
+def likelihood_color(likelihood: float) -> Color:
+    """Colour of a likelihood of 0 to 1: that of the highest level reached, the lowest level's below all."""
+    reached = [color for level, color in LEVELS if likelihood >= level]
+    return reached[-1] if reached else LEVELS[0][1]
+
+
+def heat(likelihood: npt.NDArray[np.float32]) -> Image.Image:
+    """Translucent colours of a likelihood map, faint enough to see the tissue through them.
+
+    Parameters
+    ----------
+    likelihood
+        (rows, columns) float32, 0 to 1; NaN counts as 0.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGBA of the same size, fully transparent below half of the lowest level.
+    """
+    value = np.clip(np.nan_to_num(likelihood), 0, 1)
+    return Image.fromarray(_heat_table()[(value * 255).astype(np.uint8)], "RGBA")
+
+
+@functools.cache
+def _heat_table() -> npt.NDArray[np.uint8]:
+    """RGBA per likelihood in steps of 1/255: (256, 4) uint8."""
+    value = np.linspace(0, 1, 256)
+    stops = [0.0, *(level for level, _ in LEVELS), 1.0]
+    colors = [LEVELS[0][1], *(color for _, color in LEVELS), LEVELS[-1][1]]
+    channels = [np.interp(value, stops, [color[i] for color in colors]) for i in range(3)]
+    alpha = np.where(value < LEVELS[0][0] / 2, 0, _MOST_OPAQUE * 255 * value)
+    return np.stack([*channels, alpha], axis=-1).astype(np.uint8)
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    *,
+    size: int,
+    color: Color = TEXT,
+    anchor: str = "la",
+    halo: bool = False,
+) -> None:
+    """Write one line; ``halo`` puts a dark rim around the letters where they stand on an image."""
+    draw.text(
+        at,
+        text,
+        font=font(size),
+        fill=color,
+        anchor=anchor,
+        stroke_width=2 if halo else 0,
+        stroke_fill=(0, 0, 0) if halo else None,
+    )
+
+
+def wrap(text: str, *, size: int, width: float) -> list[str]:
+    """Break a text into lines of at most ``width`` pixels; a longer word is cut where it has to be."""
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        candidate = f"{line} {word}".strip()
+        if font(size).getlength(candidate) <= width:
+            line = candidate
+            continue
+        if line:
+            lines.append(line)
+        while font(size).getlength(word) > width and len(word) > 1:
+            fits = next(
+                n for n in range(len(word) - 1, 0, -1) if n == 1 or font(size).getlength(word[:n]) <= width
+            )
+            lines.append(word[:fits])
+            word = word[fits:]
+        line = word
+    return [*lines, line] if line else lines
+
+
+def fitted(text: str, *, size: int, width: float, smallest: int = 11) -> int:
+    """Return the largest letter size from ``size`` down at which a line fits into ``width`` pixels."""
+    while size > smallest and font(size).getlength(text) > width:
+        size -= 1
+    return size
+
+
+def bar(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    share: float,
+    color: Color,
+    *,
+    ticks: Sequence[float] = (),
+    track: Color = RULE,
+) -> None:
+    """Draw a horizontal bar filled to ``share`` of 0 to 1, with ticks at given shares."""
+    left, top, right, bottom = box
+    draw.rectangle(box, fill=track)
+    if share > 0:
+        draw.rectangle((left, top, left + max(1.0, share * (right - left)), bottom), fill=color)
+    for tick in ticks:
+        x = left + tick * (right - left)
+        draw.line((x, top - 3, x, bottom + 3), fill=TEXT, width=2)
+
+
+def point_marker(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Color, width: int
+) -> None:
+    """Draw a ring with four ticks outside it, so that nothing covers what it points at."""
+    for line_color, line_width in (((0, 0, 0), width + 2), (color, width)):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=line_color, width=line_width)
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            start, end = radius, 1.7 * radius
+            draw.line(
+                (x + dx * start, y + dy * start, x + dx * end, y + dy * end),
+                fill=line_color,
+                width=line_width,
+            )
+
+
+def box_marker(draw: ImageDraw.ImageDraw, box: Box, color: Color, width: int) -> None:
+    """Draw the outline of a box, set off from the image by a dark rim."""
+    draw.rectangle(box, outline=(0, 0, 0), width=width + 2)
+    left, top, right, bottom = box
+    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=color, width=width)

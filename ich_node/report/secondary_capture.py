@@ -1,0 +1,213 @@
+"""The result as pictures that every viewer shows: RGB Secondary Captures, a summary and one overlay per
+suspicious slice.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from highdicom.sc import SCImage
+from PIL import Image
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
+
+from ich_node import codes
+from ich_node.findings import IchSubtype, Priority
+from ich_node.report.attributes import numbers, text
+from ich_node.report.geometry import directions, patient_orientation
+from ich_node.report.header import choose_character_set, copy_identity, order_items, stamp
+from ich_node.report.overlay import HEADER_HEIGHT, Viewport, render_overlay, whole_slice
+from ich_node.report.reading_report import MANUFACTURER, ReadingReport
+from ich_node.report.summary import montage_slices, render_summary
+from ich_node.report.uids import device_uid, result_uid
+from ich_node.report.wording import DISCLAIMER
+
+SERIES_NUMBER = 9902
+SERIES_DESCRIPTION = "ICH AI overlays (unverified)"
+MAX_OVERLAYS = 8
+"""Most overlays of one reading, most suspicious slices first."""
+
+
+def build_secondary_captures(report: ReadingReport) -> list[Dataset]:
+    """Draw one reading: the summary first, then the suspicious slices from the most suspicious down.
+
+    A reading that found nothing has the summary alone. UIDs and bytes follow from the report alone.
+
+    Returns
+    -------
+    list of pydicom.Dataset
+        Secondary Capture Image Storage with file meta, RGB, Explicit VR Little Endian, ready for
+        ``save_as(path, enforce_file_format=True)``.
+    """
+    captures = [_summary(report)]
+    for number, index in enumerate(overlay_slices(report), start=2):
+        captures.append(_overlay(report, index, number))
+    return captures
+
+
+def overlay_slices(report: ReadingReport) -> list[int]:
+    """Choose the slices that get an overlay of their own; at least one where the study is flagged."""
+    finding = report.finding
+    if finding.priority is Priority.ROUTINE:
+        return []
+    if finding.suspicious_slices:
+        return list(finding.suspicious_slices[:MAX_OVERLAYS])
+    scores = [s.probabilities[IchSubtype.ANY] for s in finding.slices]
+    return [scores.index(max(scores))]
+
+
+def sc_to_png(capture: Dataset) -> bytes:
+    """Return the picture of an RGB Secondary Capture as PNG.
+
+    Parameters
+    ----------
+    capture
+        One that `build_secondary_captures` made, or one read back from a PACS.
+    """
+    file = io.BytesIO()
+    Image.fromarray(capture.pixel_array).save(file, "PNG")
+    return file.getvalue()
+
+
+def _summary(report: ReadingReport) -> Dataset:
+    shown = montage_slices(report)
+    capture = _capture(report, render_summary(report), role="sc-summary", number=1)
+    capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SUMMARY"]
+    capture.ImageComments = DISCLAIMER
+    capture.DerivationDescription = "Montage of the most telling slices with likelihood contours and scores"
+    _name_sources(report, capture, shown, codes.SOURCE_IMAGE_FOR_MONTAGE)
+    return capture
+
+
+def _overlay(report: ReadingReport, index: int, number: int) -> Dataset:
+    image = report.source_images[index]
+    role = f"sc-overlay/{image.SOPInstanceUID}"
+    capture = _capture(report, render_overlay(report, index), role=role, number=number)
+    capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "OVERLAY"]
+    capture.ImageComments = DISCLAIMER
+    capture.DerivationDescription = "Slice in the brain window with likelihood contours and scores"
+    _name_sources(report, capture, [index], codes.SOURCE_IMAGE_FOR_PROCESSING)
+    _place_in_patient(report, image, capture)
+    return capture
+
+
+def _capture(report: ReadingReport, pixels: npt.NDArray[np.uint8], *, role: str, number: int) -> Dataset:
+    capture = SCImage(
+        pixel_array=np.ascontiguousarray(pixels),
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "P"),
+        study_instance_uid=report.study_instance_uid,
+        series_instance_uid=result_uid(report, "sc-series"),
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=result_uid(report, role),
+        instance_number=number,
+        manufacturer=MANUFACTURER,
+        series_description=SERIES_DESCRIPTION,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    source = report.source_images[0]
+    copy_identity(source, capture)
+    requests = order_items(source)
+    if requests:
+        capture.RequestAttributesSequence = requests
+    capture.PatientOrientation = list(patient_orientation(source) or ())
+    capture.BodyPartExamined = "HEAD"
+    capture.ConversionType = "WSD"
+    # The text names neither patient nor acquisition date, which is what the attribute asks (PS3.3 C.7.6.1).
+    capture.BurnedInAnnotation = "NO"
+    capture.LossyImageCompression = "00"
+    capture.DeviceUID = device_uid(report)
+    _copy_acquisition(report, capture)
+    stamp(report, capture)
+    capture.DateOfSecondaryCapture = capture.ContentDate
+    capture.TimeOfSecondaryCapture = capture.ContentTime
+    choose_character_set(source, capture)
+    return capture
+
+
+def _copy_acquisition(report: ReadingReport, capture: Dataset) -> None:
+    """Lossy compression of a source stays part of the picture's history (PS3.3 C.7.6.1.1.5)."""
+    for image in report.source_images:
+        if text(image, "LossyImageCompression") == "01":
+            capture.LossyImageCompression = "01"
+            ratio = numbers(image, "LossyImageCompressionRatio", 1)
+            if ratio is not None:
+                capture.LossyImageCompressionRatio = DSfloat(ratio[0], auto_format=True)
+            return
+
+
+def _name_sources(
+    report: ReadingReport, capture: Dataset, indices: Sequence[int], purpose: codes.CodedConcept
+) -> None:
+    """Source Image Sequence (0008,2112), with the references by series of SOP Common (PS3.3 C.12.2)."""
+    sources, references = [], []
+    for index in indices:
+        image = report.source_images[index]
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = str(image.SOPClassUID)
+        reference.ReferencedSOPInstanceUID = str(image.SOPInstanceUID)
+        references.append(reference)
+        source = Dataset()
+        source.update(reference)
+        source.PurposeOfReferenceCodeSequence = [_code_item(purpose)]
+        sources.append(source)
+    series = Dataset()
+    series.SeriesInstanceUID = report.series_instance_uid
+    series.ReferencedInstanceSequence = references
+    capture.SourceImageSequence = sources
+    capture.ReferencedSeriesSequence = [series]
+
+
+def _code_item(concept: codes.CodedConcept) -> Dataset:
+    code = Code(concept.value, concept.scheme_designator, concept.meaning)
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
+        code.value,
+        code.scheme_designator,
+        code.meaning,
+    )
+    return item
+
+
+def _place_in_patient(report: ReadingReport, image: Dataset, capture: Dataset) -> None:
+    """Give an overlay the plane of its slice, so that viewers measure on it and draw its reference line.
+
+    Pixel Spacing (0028,0030) is that of the drawn slice, Image Position (Patient) that of the page's first
+    pixel, above the slice by the height of the header.
+    """
+    pixel_spacing = numbers(image, "PixelSpacing", 2)
+    if pixel_spacing is None or min(pixel_spacing) <= 0:
+        return
+    view = whole_slice(report)
+    spacing = (pixel_spacing[0] / view.scale_y, pixel_spacing[1] / view.scale_x)
+    capture.PixelSpacing = [DSfloat(s, auto_format=True) for s in spacing]
+    pair, position = directions(image), numbers(image, "ImagePositionPatient", 3)
+    frame = text(image, "FrameOfReferenceUID")
+    if pair is None or position is None or not frame or not UID(frame).is_valid:
+        return
+    corner = _first_pixel(view, pixel_spacing, pair, np.asarray(position))
+    capture.FrameOfReferenceUID = frame
+    capture.PositionReferenceIndicator = None
+    capture.ImagePositionPatient = [DSfloat(round(float(c), 6), auto_format=True) for c in corner]
+    capture.ImageOrientationPatient = [
+        DSfloat(float(c), auto_format=True) for direction in pair for c in direction
+    ]
+
+
+def _first_pixel(
+    view: Viewport,
+    pixel_spacing: tuple[float, ...],
+    pair: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    position: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Centre of the page's first pixel, LPS mm (PS3.3 C.7.6.2.1.1): (3,) float64."""
+    column = view.left + 0.5 / view.scale_x - 0.5
+    row = view.top + (0.5 - HEADER_HEIGHT) / view.scale_y - 0.5
+    return position + pair[0] * column * pixel_spacing[1] + pair[1] * row * pixel_spacing[0]

@@ -1,0 +1,208 @@
+"""The summary page: the most telling slices at a glance, with every number of the reading beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from ich_node.findings import IchSubtype, Priority
+from ich_node.report import drawing
+from ich_node.report.overlay import (
+    FOOTER_HEIGHT,
+    HEADER_HEIGHT,
+    draw_footer,
+    draw_header,
+    head_region,
+    render_slice,
+)
+from ich_node.report.reading_report import ReadingReport
+from ich_node.report.wording import SUBTYPE_NAME, algorithm_line, percent_text, slice_name
+
+_MONTAGE = 972
+_PANEL = 308
+_GAP = 6
+_CAPTION = 26
+MAX_PANES = 9
+
+
+def montage_slices(report: ReadingReport) -> list[int]:
+    """Choose the slices of the montage, in the order of the body.
+
+    The most suspicious slices, four or nine of them; where nothing was found, nine spread evenly over the
+    head.
+    """
+    count = len(report.finding.slices)
+    if report.finding.priority is Priority.ROUTINE:
+        panes = min(MAX_PANES, count)
+        return sorted({round(i) for i in np.linspace(0.1 * (count - 1), 0.9 * (count - 1), panes)})
+    panes = 4 if len(report.finding.suspicious_slices) <= 4 else MAX_PANES
+    ranked = sorted(range(count), key=lambda i: (-report.finding.slices[i].probabilities[IchSubtype.ANY], i))
+    return sorted(ranked[:panes])
+
+
+def render_summary(report: ReadingReport) -> npt.NDArray[np.uint8]:
+    """Draw the summary page.
+
+    Returns
+    -------
+    numpy.ndarray
+        (1108, 1280, 3) uint8, RGB.
+    """
+    width, height = _MONTAGE + _PANEL, HEADER_HEIGHT + _MONTAGE + FOOTER_HEIGHT
+    page = Image.new("RGB", (width, height), drawing.BACKGROUND)
+    draw = ImageDraw.Draw(page)
+    shown = montage_slices(report)
+    _draw_montage(page, draw, report, shown)
+    suspicious = len(report.finding.suspicious_slices)
+    count = f"{suspicious} of {len(report.finding.slices)} slices suspicious"
+    detail = f"Suspicion {percent_text(report.finding.suspicion)}, {count}"
+    draw_header(draw, report, width, detail)
+    _draw_panel(draw, report, shown, _MONTAGE + 12, width - 14)
+    draw_footer(draw, width, HEADER_HEIGHT + _MONTAGE)
+    return np.asarray(page)
+
+
+def _draw_montage(
+    page: Image.Image, draw: ImageDraw.ImageDraw, report: ReadingReport, shown: list[int]
+) -> None:
+    across = 1 if len(shown) == 1 else 2 if len(shown) <= 4 else 3
+    cell = _MONTAGE // across
+    view = head_region(report, shown, cell - _GAP - _CAPTION)
+    for n, index in enumerate(shown):
+        left, top = (n % across) * cell, HEADER_HEIGHT + (n // across) * cell
+        offset = (cell - view.width) // 2
+        page.paste(render_slice(report, index, view, letter_size=18), (left + offset, top + _CAPTION))
+        _draw_caption(draw, report, index, (left + offset, top, left + offset + view.width, top + _CAPTION))
+
+
+def _draw_caption(draw: ImageDraw.ImageDraw, report: ReadingReport, index: int, box: drawing.Box) -> None:
+    left, top, right, bottom = box
+    score = report.finding.slices[index].probabilities[IchSubtype.ANY]
+    middle = (top + bottom) / 2
+    drawing.write(draw, (left, middle), slice_name(report, index), size=16, anchor="lm")
+    drawing.write(draw, (right, middle), percent_text(score), size=16, anchor="rm")
+    start = left + 0.45 * (right - left)
+    points = report.finding.algorithm.operating_points
+    drawing.bar(
+        draw,
+        (start, middle - 4, right - 56, middle + 4),
+        score,
+        score_color(report, score),
+        ticks=(points.sensitive,),
+    )
+
+
+def score_color(report: ReadingReport, score: float) -> drawing.Color:
+    """Return the colour of the priority that a score would give the study."""
+    points = report.finding.algorithm.operating_points
+    if score >= points.high_confidence:
+        return drawing.PRIORITY_COLOR[Priority.STAT]
+    if score >= points.sensitive:
+        return drawing.PRIORITY_COLOR[Priority.HIGH]
+    return drawing.PRIORITY_COLOR[Priority.ROUTINE]
+
+
+def _draw_panel(
+    draw: ImageDraw.ImageDraw, report: ReadingReport, shown: list[int], left: int, right: int
+) -> None:
+    top = HEADER_HEIGHT + 10
+    bottom = HEADER_HEIGHT + _MONTAGE - 10
+    draw.line((left - 12, HEADER_HEIGHT, left - 12, bottom + 10), fill=drawing.RULE)
+    top = _draw_suspicion(draw, report, left, right, top)
+    top = _draw_subtypes(draw, report, left, right, top)
+    bottom = _draw_notes(draw, report, left, right, bottom)
+    bottom = _draw_legend(draw, left, bottom)
+    _draw_profile(draw, report, shown, (left, top, right, bottom - 16))
+
+
+def _title(draw: ImageDraw.ImageDraw, left: float, top: float, text: str) -> float:
+    drawing.write(draw, (left, top), text, size=16, color=drawing.MUTED)
+    return top + 26
+
+
+def _draw_suspicion(draw: ImageDraw.ImageDraw, report: ReadingReport, left: int, right: int, top: int) -> int:
+    finding = report.finding
+    points = finding.algorithm.operating_points
+    below = _title(draw, left, top, "Suspicion of the study")
+    color = score_color(report, finding.suspicion)
+    drawing.write(draw, (left, below - 4), percent_text(finding.suspicion), size=42, color=color)
+    box = (left, below + 54, right, below + 68)
+    drawing.bar(draw, box, finding.suspicion, color, ticks=(points.sensitive, points.high_confidence))
+    sensitive, high = percent_text(points.sensitive), percent_text(points.high_confidence)
+    text = f"Ticks: sensitive {sensitive}, high confidence {high}"
+    size = drawing.fitted(text, size=15, width=right - left)
+    drawing.write(draw, (left, below + 78), text, size=size, color=drawing.MUTED)
+    return int(below + 112)
+
+
+def _draw_subtypes(draw: ImageDraw.ImageDraw, report: ReadingReport, left: int, right: int, top: int) -> int:
+    if not report.finding.subtypes:
+        return top
+    below = _title(draw, left, top, "Types of hemorrhage")
+    for n, (subtype, score) in enumerate(sorted(report.finding.subtypes.items(), key=lambda s: -s[1])):
+        y = below + 24 * n + 10
+        drawing.write(draw, (left, y), SUBTYPE_NAME[subtype], size=16, anchor="lm")
+        drawing.bar(draw, (left + 140, y - 5, right - 56, y + 5), score, score_color(report, score))
+        drawing.write(draw, (right, y), percent_text(score), size=16, anchor="rm")
+    return int(below + 24 * len(report.finding.subtypes) + 16)
+
+
+def _draw_profile(
+    draw: ImageDraw.ImageDraw, report: ReadingReport, shown: list[int], box: tuple[int, int, int, int]
+) -> None:
+    """One bar per slice, the highest slice on top, as the head stands."""
+    left, top, right, bottom = box
+    start = int(_title(draw, left, top, "Hemorrhage per slice, vertex on top"))
+    scores = [s.probabilities[IchSubtype.ANY] for s in report.finding.slices]
+    step = (bottom - start) / len(scores)
+    # Hundreds of thin slices have less than a pixel each: then the highest of those that share a pixel
+    # counts.
+    bars = min(len(scores), (bottom - start) // 2)
+    track = left + 16
+    draw.rectangle((track, start, right, bottom), fill=drawing.PANEL)
+    for n, members in enumerate(np.array_split(np.arange(len(scores))[::-1], bars)):
+        score = max(scores[i] for i in members)
+        y = start + (bottom - start) * n / bars
+        thick = max(1.0, (bottom - start) / bars - 1)
+        if score > 0:
+            draw.rectangle(
+                (track, y, track + max(1.0, score * (right - track)), y + thick - 1),
+                fill=score_color(report, score),
+            )
+    for index in shown:
+        y = start + step * (len(scores) - index - 0.5)
+        draw.polygon([(left, y - 4), (left + 9, y), (left, y + 4)], fill=drawing.TEXT)
+    x = track + report.finding.algorithm.operating_points.sensitive * (right - track)
+    draw.line((x, start, x, bottom), fill=drawing.TEXT)
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, left: int, bottom: int) -> int:
+    top = bottom - 98
+    draw.polygon([(left, top + 5), (left + 9, top + 9), (left, top + 13)], fill=drawing.TEXT)
+    drawing.write(draw, (left + 18, top + 9), "shown; line: sensitive threshold", size=15, anchor="lm")
+    drawing.write(draw, (left, top + 34), "Likelihood contours", size=15, anchor="lm")
+    x = left
+    for level, color in drawing.LEVELS:
+        draw.line((x, top + 58, x + 22, top + 58), fill=color, width=4)
+        drawing.write(draw, (x + 28, top + 58), percent_text(level), size=15, anchor="lm")
+        x += 82
+    drawing.point_marker(draw, left + 11, top + 84, 6, drawing.TEXT, 1)
+    drawing.write(draw, (left + 30, top + 84), "place that the model points at", size=15, anchor="lm")
+    return top
+
+
+def _draw_notes(draw: ImageDraw.ImageDraw, report: ReadingReport, left: int, right: int, bottom: int) -> int:
+    """Algorithm and caveats, as many lines as fit."""
+    lines: list[tuple[str, drawing.Color]] = []
+    for caveat in report.caveats:
+        lines.extend((line, drawing.TEXT) for line in drawing.wrap(caveat, size=14, width=right - left))
+    if len(lines) > 8:
+        lines = [*lines[:7], ("More in the structured report.", drawing.TEXT)]
+    algorithm = drawing.wrap(algorithm_line(report), size=14, width=right - left)
+    lines.extend((line, drawing.MUTED) for line in algorithm[:4])
+    lines.append(("Brain window L 40 W 80", drawing.MUTED))
+    top = bottom - 19 * len(lines)
+    for n, (line, color) in enumerate(lines):
+        drawing.write(draw, (left, top + 19 * n), line, size=14, color=color)
+    return top - 12

@@ -1,0 +1,91 @@
+"""What a result says in words, the same in the structured report and in the pictures."""
+
+from __future__ import annotations
+
+from ich_node.findings import IchSubtype, Priority
+from ich_node.report.attributes import whole_number
+from ich_node.report.reading_report import ReadingReport
+
+DISCLAIMER = "AI result, unverified, not for primary diagnosis"
+"""Stands in every result object."""
+
+HEADLINE: dict[Priority, str] = {
+    Priority.STAT: "Suspected hemorrhage: high confidence",
+    Priority.HIGH: "Possible hemorrhage: sensitive threshold only",
+    Priority.ROUTINE: "No hemorrhage flagged",
+}
+"""MEDIUM is a study that was not read: it has no findings to report."""
+
+SUBTYPE_NAME: dict[IchSubtype, str] = {
+    IchSubtype.ANY: "Any hemorrhage",
+    IchSubtype.EPIDURAL: "Epidural",
+    IchSubtype.INTRAPARENCHYMAL: "Intraparenchymal",
+    IchSubtype.INTRAVENTRICULAR: "Intraventricular",
+    IchSubtype.SUBARACHNOID: "Subarachnoid",
+    IchSubtype.SUBDURAL: "Subdural",
+}
+
+
+def percent(score: float) -> float:
+    """A score of 0 to 1 as percent with one decimal, never rounded up to certainty nor down to none."""
+    if score in (0.0, 1.0):
+        return 100.0 * score
+    return min(max(round(100.0 * score, 1), 0.1), 99.9)
+
+
+def percent_text(score: float) -> str:
+    """``percent`` for a person: whole percent, with ``<1 %`` and ``>99 %`` at the ends."""
+    if 0 < score < 0.01:
+        return "<1 %"
+    if 0.99 < score < 1:
+        return ">99 %"
+    return f"{100 * score:.0f} %"
+
+
+def conclusion(report: ReadingReport) -> str:
+    """Return the result in one short paragraph."""
+    finding = report.finding
+    points = finding.algorithm.operating_points
+    suspicious = len(finding.suspicious_slices)
+    parts = [
+        f"{HEADLINE[finding.priority]}.",
+        f"Suspicion {finding.suspicion:.3f} (high confidence from {points.high_confidence:.3f}, "
+        f"sensitive from {points.sensitive:.3f}).",
+        f"Suggested reading priority {finding.priority}.",
+        f"{suspicious} of {len(finding.slices)} slices suspicious.",
+    ]
+    return " ".join(parts)
+
+
+def subtype_lines(report: ReadingReport) -> list[str]:
+    """One line per subtype that the model tells apart; none for a model that does not."""
+    scores = sorted(report.finding.subtypes.items(), key=lambda item: -item[1])
+    return [f"{SUBTYPE_NAME[subtype]}: {percent_text(score)}" for subtype, score in scores]
+
+
+def slice_lines(report: ReadingReport, limit: int = 20) -> list[str]:
+    """One line per suspicious slice, most suspicious first: where it is and what was found on it."""
+    lines = []
+    for index in report.finding.suspicious_slices[:limit]:
+        finding = report.finding.slices[index]
+        places = [
+            f"{place.kind} at column {place.coordinates[0]:.0f}, row {place.coordinates[1]:.0f}"
+            for place in finding.localizations
+        ]
+        text = f"{slice_name(report, index)}: {percent_text(finding.probabilities[IchSubtype.ANY])}"
+        lines.append("; ".join([text, *places]))
+    return lines
+
+
+def slice_name(report: ReadingReport, index: int) -> str:
+    """Name a slice as a viewer does, by Instance Number (0020,0013); by its place from below where it has
+    none.
+    """
+    number = whole_number(report.source_images[index], "InstanceNumber")
+    return f"Image {number}" if number is not None else f"Slice {index + 1} from below"
+
+
+def algorithm_line(report: ReadingReport) -> str:
+    """Name, version and the start of the weights' hash."""
+    algorithm = report.finding.algorithm
+    return f"{algorithm.name} {algorithm.version}, weights {algorithm.weights_sha256[:12]}"

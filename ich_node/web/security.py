@@ -1,0 +1,67 @@
+"""Response headers that keep a page what it is, and the check that it is asked for by a loopback name."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ich_node.settings import is_loopback
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cache-Control": "no-store",
+}
+"""On every response; a response that sets one of them itself keeps its own."""
+
+
+class Guard:
+    """ASGI middleware around every page.
+
+    The server listens on loopback and has no login, so a page from elsewhere must not reach it under a name
+    of its own that it has pointed at 127.0.0.1 (DNS rebinding): a request must name a loopback host.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        if names_loopback(Headers(scope=scope).get("host", "")):
+            await self.app(scope, receive, send_guarded)
+            return
+        refusal = PlainTextResponse(
+            "This worklist has no login yet and answers under localhost or 127.0.0.1 only.\n", status_code=421
+        )
+        await refusal(scope, receive, send_guarded)
+
+
+def names_loopback(host: str) -> bool:
+    """Whether a Host header names this machine itself."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return name is not None and is_loopback(name)

@@ -1,0 +1,197 @@
+"""Judges that are not ours: dciodvfy (dicom3tools) on every object, DCMTK's dsrdump and highdicom's parser on
+the SR.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom as hd
+import pytest
+from pydicom import Dataset, dcmread
+
+from ich_node.findings import IchSubtype
+from ich_node.report import (
+    Predecessor,
+    ReadingReport,
+    build_secondary_captures,
+    build_structured_report,
+)
+from ich_node.report.wording import DISCLAIMER
+from ich_node.testing.phantom import head_phantom
+from ich_node.testing.series import phantom_series
+from tests.report_builders import READ_AT, make_report, real_report, series_finding
+
+ACCEPTED_WARNINGS = {
+    r"Missing attribute or value that would be needed to build DICOMDIR - .*": (
+        "the source images lack it, and nothing is invented"
+    ),
+    r"Value dubious for this VR - \(0x0010,0x0010\) PN Patient's Name .* - Retired Person Name form": (
+        "the name is the source's, without component separators"
+    ),
+    r"Attribute is not present in standard DICOM IOD - \(0x0020,0x(0032|0037|0052|1040)\) .*": (
+        "an overlay carries the plane of its slice, so that viewers draw its reference line"
+    ),
+    r"Dicom dataset contains attributes not present in standard DICOM IOD - .* Standard Extended SOP Class": (
+        "the same plane attributes; PS3.2 allows a Standard Extended SOP Class"
+    ),
+}
+ACCEPTED_BY_DCMTK = {
+    "W: The VR checker does not support this Specific Character Set: ISO_IR 192": (
+        "DCMTK reads UTF-8 but does not check the length of its values"
+    ),
+}
+CASES = ("positive", "negative", "any-only", "second run")
+
+
+def _program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed (Debian: dicom3tools for dciodvfy, dcmtk for dsrdump)")
+    return path
+
+
+def _phantom() -> ReadingReport:
+    phantom = head_phantom(bleeds=[IchSubtype.INTRAPARENCHYMAL], slices=12, rows=128, columns=128)
+    images: list[Dataset] = list(phantom_series(phantom))
+    for image in images:
+        del image.PixelData
+    return ReadingReport(
+        finding=series_finding(phantom.hu.shape),
+        source_images=images,
+        hu=phantom.hu,
+        spacing_mm=phantom.spacing_mm,
+        run_number=1,
+        read_at=READ_AT,
+    )
+
+
+def _ge(data: Path) -> list[Path]:
+    return sorted((data / "ge_head_tilted").glob("*.dcm"))
+
+
+def _philips(data: Path) -> list[Path]:
+    """The stereotactic series: thin and thick slices in one, uneven gaps."""
+    found = []
+    for path in sorted((data / "philips_head_phantom").rglob("*")):
+        if not path.is_file() or path.name in ("LICENSE", "DIRFILE"):
+            continue
+        header = dcmread(path, stop_before_pixels=True)
+        if header.get("SeriesDescription") == "STEREOTAXIS" and "AXIAL" in header.get("ImageType", []):
+            found.append(path)
+    return found
+
+
+@pytest.fixture(scope="module", params=["phantom", "ge", "philips", "poor"])
+def make(request: pytest.FixtureRequest) -> Callable[[str], ReadingReport]:
+    """A report on one kind of header, in the case asked for."""
+    if request.param == "phantom":
+        report = _phantom()
+    elif request.param == "poor":
+        missing = ["FrameOfReferenceUID", "PatientBirthDate", "StudyID", "AccessionNumber", "PatientName"]
+        missing += ["ReferringPhysicianName", "SpecificCharacterSet"]
+        report = make_report(header=dict.fromkeys(missing))
+    else:
+        data = request.getfixturevalue("shared_data")
+        report = real_report(_ge(data) if request.param == "ge" else _philips(data))
+    shape = (len(report.finding.slices), *report.hu.shape[1:])
+
+    def of_case(case: str) -> ReadingReport:
+        if case == "negative":
+            return replace(report, finding=series_finding(shape, 0.05))
+        if case == "any-only":
+            return replace(report, finding=series_finding(shape, 0.5, with_subtypes=False))
+        if case == "second run":
+            earlier = Predecessor(
+                study_instance_uid=report.study_instance_uid,
+                series_instance_uid="1.2.3",
+                sop_instance_uid="1.2.3.4",
+            )
+            return replace(report, run_number=2, predecessor=earlier)
+        return report
+
+    return of_case
+
+
+def _complaints(path: Path) -> list[str]:
+    """What dciodvfy says of a file, apart from the name of the IOD."""
+    run = subprocess.run(
+        [_program("dciodvfy"), str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = (run.stdout + run.stderr).splitlines()
+    return [line for line in lines if line.startswith(("Error", "Warning"))]
+
+
+def _unexpected(complaints: list[str]) -> list[str]:
+    return [
+        line
+        for line in complaints
+        if line.startswith("Error")
+        or not any(re.fullmatch(rf"Warning - {known}\s*", line) for known in ACCEPTED_WARNINGS)
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_structured_report_is_valid(make: Callable[[str], ReadingReport], case: str, tmp_path: Path) -> None:
+    path = tmp_path / "sr.dcm"
+    build_structured_report(make(case)).save_as(path, enforce_file_format=True)
+    assert _unexpected(_complaints(path)) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_secondary_captures_are_valid(
+    make: Callable[[str], ReadingReport], case: str, tmp_path: Path
+) -> None:
+    captures = build_secondary_captures(make(case))
+    assert (len(captures) == 1) is (case == "negative")
+    for number, capture in enumerate(captures):
+        path = tmp_path / f"sc{number}.dcm"
+        capture.save_as(path, enforce_file_format=True)
+        assert _unexpected(_complaints(path)) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_dcmtk_reads_the_structured_report(
+    make: Callable[[str], ReadingReport], case: str, tmp_path: Path
+) -> None:
+    program = _program("dsrdump")
+    report = make(case)
+    path = tmp_path / "sr.dcm"
+    build_structured_report(report).save_as(path, enforce_file_format=True)
+    # Warnings and errors of the template-independent checks go to stderr; +Pl prints long values in full.
+    run = subprocess.run([program, "+Pl", str(path)], capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
+    said = [line for line in run.stderr.splitlines() if line.startswith(("E:", "F:", "W:"))]
+    assert [line for line in said if line not in ACCEPTED_BY_DCMTK] == []
+    assert DISCLAIMER in run.stdout
+    places = sum(len(found.localizations) for found in report.finding.slices)
+    assert run.stdout.count("SCOORD:") == places
+    assert run.stdout.count('"Measurement Group"') == 1 + len(report.finding.subtypes) + places
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_highdicom_reads_the_structured_report(
+    make: Callable[[str], ReadingReport], case: str, tmp_path: Path
+) -> None:
+    report = make(case)
+    path = tmp_path / "sr.dcm"
+    build_structured_report(report).save_as(path, enforce_file_format=True)
+    document = hd.sr.srread(path)
+    places = sum(len(found.localizations) for found in report.finding.slices)
+    assert len(document.content.get_image_measurement_groups()) == 1 + len(report.finding.subtypes)
+    assert len(document.content.get_planar_roi_measurement_groups()) == places
+    assert len(document.get_evidence()) == len(report.source_images)
+
+
+def test_the_judge_finds_faults(tmp_path: Path) -> None:
+    """The checks above would be worth nothing if dciodvfy took anything."""
+    capture = build_secondary_captures(make_report(0.1))[0]
+    del capture.ConversionType
+    path = tmp_path / "sc.dcm"
+    capture.save_as(path, enforce_file_format=True)
+    assert any("ConversionType" in line.replace(" ", "") for line in _unexpected(_complaints(path)))

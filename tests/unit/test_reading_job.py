@@ -1,0 +1,266 @@
+"""A study from rows to rows: what is claimed is read, and whatever happens is committed."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+import pytest
+
+from ich_node.database import outbox, queue
+from ich_node.database.engine import Database
+from ich_node.database.receipt import record_instance
+from ich_node.database.worklist import study_report, worklist_row
+from ich_node.delivery_job import Node
+from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.findings import (
+    AlgorithmIdentification,
+    IchSubtype,
+    OperatingPoints,
+    SeriesFinding,
+    SliceFinding,
+)
+from ich_node.reading_job import read_due_study
+from ich_node.receive.received import rebuild
+from ich_node.receive.spool import Spool
+from ich_node.settings import PacsSettings, Settings
+from ich_node.testing.phantom import HeadPhantom, head_phantom
+from ich_node.testing.series import localizer_series, phantom_series
+
+
+class ScriptedPredictor:
+    """Gives every slice the same probability, or does what it is told to do instead."""
+
+    def __init__(
+        self, suspicion: float = 0.1, *, instead: Callable[[], None] = lambda: None, name: str = "scripted"
+    ) -> None:
+        self.suspicion = suspicion
+        self.instead = instead
+        self.calls = 0
+        self.algorithm = AlgorithmIdentification(
+            name=name,
+            version="1",
+            weights_sha256="0" * 64,
+            operating_points=OperatingPoints(high_confidence=0.8, sensitive=0.5),
+        )
+
+    def predict(self, hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> SeriesFinding:
+        self.calls += 1
+        self.instead()
+        slices = tuple(SliceFinding(probabilities={IchSubtype.ANY: self.suspicion}) for _ in hu)
+        return SeriesFinding(slices=slices, suspicion=self.suspicion, subtypes={}, algorithm=self.algorithm)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> HeadPhantom:
+    return head_phantom(seed=5, slices=24, rows=128, columns=128)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    pacs = PacsSettings(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=104)
+    settings = Settings(data_dir=tmp_path, pacs=(pacs,))
+    database = Database(settings.database_url)
+    database.upgrade()
+    yield Node(settings=settings, database=database)
+    database.dispose()
+
+
+def arrive(node: Node, images: Sequence[pydicom.Dataset]) -> str:
+    """Put images into spool and database as the receiver does; they are due at once."""
+    spool = Spool(node.settings.spool_dir)
+    for image in images:
+        buffer = pydicom.filebase.DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = (
+            True,
+            image.file_meta.TransferSyntaxUID.is_implicit_VR,
+        )
+        pydicom.filewriter.write_dataset(buffer, image)
+        spool.store(
+            buffer.getvalue(),
+            sop_class_uid=image.SOPClassUID,
+            sop_instance_uid=image.SOPInstanceUID,
+            transfer_syntax_uid=image.file_meta.TransferSyntaxUID,
+            source_ae_title="CT01",
+        )
+    now = datetime.now(UTC)
+
+    def record(received: Any) -> None:
+        with node.database.writing() as session:
+            record_instance(
+                session,
+                received.instance,
+                received.study,
+                file_name=received.spooled.file_name,
+                size_bytes=received.spooled.size_bytes,
+                sha256=received.spooled.sha256,
+                source_ae_title="CT01",
+                received_at=now,
+                due_at=now,
+            )
+
+    assert rebuild(spool, record).failed == ()
+    return str(images[0].StudyInstanceUID)
+
+
+def read(node: Node, uid: str, predictor: ScriptedPredictor) -> dict[str, Any]:
+    read_due_study(node, uid, lambda _name: predictor)
+    with node.database.reading() as session:
+        row = worklist_row(session, uid)
+    assert row is not None
+    return row
+
+
+def show(node: Node, uid: str) -> dict[str, Any]:
+    with node.database.reading() as session:
+        report = study_report(session, uid)
+    assert report is not None
+    return report
+
+
+@pytest.mark.parametrize(("suspicion", "priority"), [(0.9, "STAT"), (0.6, "HIGH"), (0.1, "ROUTINE")])
+def test_a_reading_is_committed_with_its_objects_and_deliveries(
+    node: Node, phantom: HeadPhantom, suspicion: float, priority: str
+) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    row = read(node, uid, ScriptedPredictor(suspicion))
+    assert (row["state"], row["priority"], row["suspicion"]) == ("READ", priority, suspicion)
+    objects = show(node, uid)["readings"][0]["objects"]
+    files = {path.name for path in node.settings.results_dir.iterdir()}
+    assert files == {f"{o['sop_instance_uid']}.dcm" for o in objects}
+    assert [o["kind"] for o in objects][:2] == ["SR", "SC"]
+    with node.database.reading() as session:
+        pending = outbox.deliveries(session)
+    assert {d.sop_instance_uid for d in pending} == {o["sop_instance_uid"] for o in objects}
+    assert {d.destination for d in pending} == {"archive"}
+
+
+def test_a_study_is_read_once(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    predictor = ScriptedPredictor()
+    read(node, uid, predictor)
+    read(node, uid, predictor)
+    assert predictor.calls == 1
+
+
+def test_better_series_is_read_and_the_others_say_why_not(node: Node, phantom: HeadPhantom) -> None:
+    axial = phantom_series(phantom, series_number=2)
+    bone = phantom_series(phantom, series_number=3, convolution_kernel="H60s", series_description="Head bone")
+    arrive(node, [*localizer_series(phantom), *bone, *axial])
+    uid = str(axial[0].StudyInstanceUID)
+    read(node, uid, ScriptedPredictor())
+    report = show(node, uid)
+    reasons = {s["series_number"]: s["exclusion_reason"] for s in report["series"]}
+    assert reasons == {1: "LOCALIZER", 2: None, 3: "BONE_KERNEL"}
+    assert [r["series_instance_uid"] for r in report["readings"]] == [axial[0].SeriesInstanceUID]
+
+
+def test_a_broken_series_does_not_hide_a_sound_one(node: Node, phantom: HeadPhantom) -> None:
+    sound = phantom_series(phantom, series_number=2, convolution_kernel="H31s")
+    broken = phantom_series(phantom, series_number=3, convolution_kernel="H31s")
+    for image in broken:
+        image.PixelData = image.PixelData[:-64]
+    uid = arrive(node, [*broken, *sound])
+    row = read(node, uid, ScriptedPredictor())
+    assert row["state"] == "READ"
+    report = show(node, uid)
+    assert report["readings"][0]["series_instance_uid"] == sound[0].SeriesInstanceUID
+
+
+def test_bug_while_reading_is_a_failed_study_with_a_reason(
+    node: Node, phantom: HeadPhantom, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    uid = arrive(node, phantom_series(phantom))
+    row = read(node, uid, ScriptedPredictor(instead=bug))
+    assert (row["state"], row["priority"], row["reason"]) == ("FAILED", "MEDIUM", "INTERNAL_ERROR")
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_output_that_is_no_finding_is_failed_and_never_negative(node: Node, phantom: HeadPhantom) -> None:
+    def not_a_number() -> None:
+        raise StudyRejected(RejectionReason.INVALID_MODEL_OUTPUT, "NaN in slice 3")
+
+    uid = arrive(node, phantom_series(phantom))
+    row = read(node, uid, ScriptedPredictor(instead=not_a_number))
+    assert (row["state"], row["priority"], row["reason"]) == ("FAILED", "MEDIUM", "INVALID_MODEL_OUTPUT")
+
+
+def test_full_disk_is_tried_again_later(node: Node, phantom: HeadPhantom) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    uid = arrive(node, phantom_series(phantom))
+    row = read(node, uid, ScriptedPredictor(instead=full))
+    assert (row["state"], row["priority"]) == ("QUEUED", "MEDIUM")
+    soon, later = datetime.now(UTC), datetime.now(UTC) + timedelta(seconds=30)
+    with node.database.writing() as session:
+        assert queue.take_due_studies(session, soon) == []
+        assert queue.take_due_studies(session, later) == [uid]
+
+
+def test_work_that_was_taken_over_is_dropped(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    other = ScriptedPredictor(0.9)
+
+    def be_taken_over() -> None:
+        much_later = datetime.now(UTC) + timedelta(hours=1)
+        with node.database.writing() as session:
+            claim = queue.claim_study(
+                session, uid, owner="other", now=much_later, lease=timedelta(seconds=15), max_attempts=3
+            )
+        assert claim is not None
+
+    assert read_due_study(node, uid, lambda _name: ScriptedPredictor(instead=be_taken_over)) is False
+    assert show(node, uid)["readings"] == []
+    assert other.calls == 0
+
+
+def test_reprocessing_makes_another_run_that_names_its_predecessor(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    first = read(node, uid, ScriptedPredictor(0.9))
+    with node.database.writing() as session:
+        queue.request_reprocess(
+            session, uid, series_instance_uid=None, model="other", actor="test", now=datetime.now(UTC)
+        )
+    names: list[str | None] = []
+
+    def load(name: str | None) -> ScriptedPredictor:
+        names.append(name)
+        return ScriptedPredictor(0.1, name="other")
+
+    read_due_study(node, uid, load)
+    assert names == ["other"]
+    new, old = show(node, uid)["readings"]
+    assert (new["model_name"], new["superseded"], old["superseded"]) == ("other", False, True)
+    sr = next(o["sop_instance_uid"] for o in new["objects"] if o["kind"] == "SR")
+    report = pydicom.dcmread(node.settings.results_dir / f"{sr}.dcm")
+    series = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first["sr_sop_instance_uid"]
+    assert show(node, uid)["priority"] == "ROUTINE"
+
+
+def test_reprocessing_a_series_that_cannot_be_read_says_why(node: Node, phantom: HeadPhantom) -> None:
+    scout = localizer_series(phantom)
+    uid = arrive(node, [*scout, *phantom_series(phantom)])
+    read(node, uid, ScriptedPredictor(0.9))
+    with node.database.writing() as session:
+        queue.request_reprocess(
+            session,
+            uid,
+            series_instance_uid=str(scout[0].SeriesInstanceUID),
+            model=None,
+            actor="test",
+            now=datetime.now(UTC),
+        )
+    row = read(node, uid, ScriptedPredictor())
+    assert (row["state"], row["reason"]) == ("NOT_READ", "LOCALIZER")
+    assert row["priority"] == "STAT", "the flag of the reading that counts stays up"
