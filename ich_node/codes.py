@@ -6,9 +6,9 @@ given without the semantic tag of SNOMED CT ("(disorder)"), because viewers show
 
 Choices that need a word:
 
-* Probability is written as (111012, DCM, "Certainty of Finding") in percent: the certainty that a device
-  places upon a finding, as TID 4104 of the CAD templates uses it. (122157, DCM, "Probability") belongs to the
-  ECG templates, and a network's output is a score of the device rather than a calibrated probability.
+* Probability is written as (111012, DCM, "Certainty of Finding") in percent, as CAD reports write what a
+  device makes of its finding. (122157, DCM, "Probability") exists too, but stands among the codes of ECG
+  reports, and a network's output is a score of the device rather than a calibrated probability.
 * Intraventricular hemorrhage has no code on which public sources agree (274110009, 23276006 and 95457006 are
   all in use), so it is intracranial hemorrhage with the finding site brain ventricle.
 * Presence uses the SNOMED CT qualifiers of IHE AI Results: Present, Absent, Indeterminate. CID 240 of PS3.16

@@ -19,18 +19,18 @@ from enum import StrEnum
 class RejectionReason(StrEnum):
     """Why a study, a series or an object is not read. The value is what the worklist shows as a code."""
 
-    # what it is not
-    NOT_CT = "NOT_CT"
-    NOT_HEAD = "NOT_HEAD"
+    # what it is not, the farthest from a head CT that can be read first
+    NO_IMAGES = "NO_IMAGES"
     NOT_AN_IMAGE = "NOT_AN_IMAGE"
+    SECONDARY_CAPTURE = "SECONDARY_CAPTURE"
+    NOT_CT = "NOT_CT"
+    UNSUPPORTED_SOP_CLASS = "UNSUPPORTED_SOP_CLASS"
     LOCALIZER = "LOCALIZER"
     DERIVED = "DERIVED"
     NOT_AXIAL = "NOT_AXIAL"
+    NOT_HEAD = "NOT_HEAD"
     CONTRAST = "CONTRAST"
     BONE_KERNEL = "BONE_KERNEL"
-    SECONDARY_CAPTURE = "SECONDARY_CAPTURE"
-    NO_IMAGES = "NO_IMAGES"
-    UNSUPPORTED_SOP_CLASS = "UNSUPPORTED_SOP_CLASS"
     # what is wrong with it
     TOO_FEW_SLICES = "TOO_FEW_SLICES"
     MISSING_SLICES = "MISSING_SLICES"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 from pydantic import (
     BaseModel,
@@ -182,12 +183,9 @@ class Settings(_Section):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         try:
-            folder = value.expanduser().resolve()
+            return value.expanduser().resolve()
         except RuntimeError as error:
             raise ValueError(f"{value} cannot be expanded: {error}") from None
-        if "?" in str(folder):
-            raise ValueError("a folder with ? in its name cannot be part of the database's URL")
-        return folder
 
     @field_validator("data_dir", mode="before")
     @classmethod
@@ -212,7 +210,7 @@ class Settings(_Section):
     @property
     def database_url(self) -> str:
         """The database's SQLAlchemy URL with the default filled in."""
-        return self.database.url or f"sqlite:///{self.data_dir / 'ich-node.sqlite'}"
+        return self.database.url or f"sqlite:///{quote(str(self.data_dir / 'ich-node.sqlite'))}"
 
     @property
     def spool_dir(self) -> Path:
@@ -354,7 +352,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
         if item["type"] == "extra_forbidden":
             message = "unknown setting"
         elif item["type"] == "tuple_type":
-            message = f"a list is expected: [[{key}]] tables in the file, JSON in the environment"
+            message = "a list is expected; in the environment it is written as JSON"
         lines.append(f"{_source(key, sources)}: {key}: {message}")
     return lines
 

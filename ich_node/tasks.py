@@ -1,4 +1,4 @@
-"""Celery shells around `ich_node.reading_job` and `ich_node.delivery_job`, and the reconciler that turns due rows into messages.
+"""Celery shells around the reading and the delivery job, and the reconciler that turns due rows into messages.
 
 Messages carry ids only. A message that is lost, doubled or late does no harm: the database decides what is due
 and who may work on it.

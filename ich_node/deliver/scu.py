@@ -191,7 +191,7 @@ class _Call:
         self._calling_ae_title = calling_ae_title
         self._timeouts = timeouts
         self._association: Association | None = None
-        self._is_connected = False
+        self._connection: socket.socket | None = None
         self.failure = ""
         """Why there is no association at all; empty when there is one, or when no context was accepted."""
 
@@ -220,6 +220,9 @@ class _Call:
     def __exit__(self, *_: object) -> None:
         if self._association is not None and self._association.is_established:
             self._association.release()
+        # pynetdicom leaves it open when the peer aborts the negotiation.
+        if self._connection is not None:
+            self._connection.close()
 
     @property
     def lost(self) -> str:
@@ -252,18 +255,18 @@ class _Call:
         return status if "Status" in status else None
 
     def _connected(self, event: evt.Event) -> None:
-        self._is_connected = True
         connection = cast(socket.socket, cast(AssociationSocket, event.assoc.dul.socket).socket)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Without it a peer that stops within a PDU would hold pynetdicom's thread, and with it ours, for
         # ever.
         connection.settimeout(self._timeouts.network_s)
+        self._connection = connection
 
     def _why_not(self, association: Association) -> str:
         to = self._destination
         if association.is_established:
             return ""
-        if not self._is_connected:
+        if self._connection is None:
             return f"cannot connect to {to.host} port {to.port}"
         answer = association.acceptor.primitive
         if association.is_rejected and answer is not None:

@@ -1,1 +1,5 @@
-"""The published systems: arrays in, findings out."""
+"""The published networks, and what turns Hounsfield units into findings.
+
+Arrays in, findings out: nothing here knows DICOM, a queue or a database. `bundle` loads no torch; `predict`
+does.
+"""

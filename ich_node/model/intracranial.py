@@ -1,9 +1,9 @@
-"""Where the inside of the skull is: a mask by which maps and points are kept out of orbits, sinuses and scalp.
+"""Where the inside of the skull is: a mask that keeps maps and points out of orbits, sinuses and scalp.
 
-A pixel is intracranial when bone surrounds it: rays are cast from it in sixteen directions of the slice, and the
-fraction that meets bone is its *enclosure*. Rays need no closed ring, so an open skull base, a fracture, a burr hole
-or a craniectomy lowers the enclosure of the pixels behind the opening instead of draining the whole cavity as hole
-filling does. Everything works on a coarse grid of about 2 mm.
+A pixel is intracranial when bone surrounds it: rays are cast from it in sixteen directions of the slice, and
+the fraction that meets bone is its *enclosure*. Rays need no closed ring, so an open skull base, a fracture,
+a burr hole or a craniectomy lowers the enclosure of the pixels behind the opening instead of draining the
+whole cavity as hole filling does. Everything works on a coarse grid of about 2 mm.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class CoarseMask:
     def on_source_grid(self, index: int) -> BoolArray:
         """Mask of one slice, (rows, columns) bool on the source pixel grid."""
         fine = self.mask[index].repeat(self.block[0], axis=0).repeat(self.block[1], axis=1)
-        return fine[: self.shape[0], : self.shape[1]]
+        return np.asarray(fine[: self.shape[0], : self.shape[1]])
 
 
 def intracranial_mask(
@@ -80,8 +80,8 @@ def intracranial_mask(
     Returns
     -------
     CoarseMask
-        Empty in slices below the skull base and above the vertex, never empty in all slices of an image in which
-        bone surrounds soft tissue somewhere.
+        Empty in slices below the skull base and above the vertex, never empty in all slices of an image in
+        which bone surrounds soft tissue somewhere.
     """
     block = coarse_block(spacing_mm, config)
     pitch_mm = (block[0] * spacing_mm[1], block[1] * spacing_mm[2])
@@ -101,13 +101,14 @@ def coarse_block(spacing_mm: tuple[float, float, float], config: IntracranialCon
 def _coarse(
     image: FloatArray, block: tuple[int, int], config: IntracranialConfig
 ) -> tuple[BoolArray, BoolArray]:
-    """Bone (a cell with any bone) and soft tissue (by the cell's mean), both (coarse rows, coarse columns)."""
+    """Bone (a cell with any bone) and soft tissue (by its mean), both (coarse rows, coarse columns)."""
     pad = [(0, -size % step) for size, step in zip(image.shape, block, strict=True)]
     # padding values (-3024) and metal would dominate a mean
     clipped = np.pad(np.clip(image, -1024, 1500), pad, constant_values=-1024)
     cells = clipped.reshape(clipped.shape[0] // block[0], block[0], clipped.shape[1] // block[1], block[1])
     mean = cells.mean(axis=(1, 3))
-    # the second highest value would be safer against single noisy pixels; a light threshold on the mean does as well
+    # the second highest value would be safer against single noisy pixels; a light threshold on the mean does
+    # as well
     bone = (cells.max(axis=(1, 3)) > config.bone_hu) & (mean > 80)
     low, high = config.tissue_hu
     return bone, (mean > low) & (mean < high) & ~bone
@@ -134,7 +135,7 @@ def slice_mask(
 
 
 def enclosure(bone: BoolArray) -> FloatArray:
-    """Fraction of sixteen in-plane directions in which a ray from the cell meets bone, (rows, columns) float32."""
+    """Fraction of sixteen directions in which a ray from the cell meets bone, (rows, columns) float32."""
     hits = np.zeros(bone.shape, np.float32)
     rows, columns = bone.shape
     padded = np.append(bone.ravel(), False)
@@ -144,7 +145,7 @@ def enclosure(bone: BoolArray) -> FloatArray:
         backward = np.maximum.accumulate(turned[::-1], axis=0)[::-1]
         hits += forward.ravel()[back].reshape(rows, columns)
         hits += backward.ravel()[back].reshape(rows, columns)
-    return hits / _DIRECTIONS
+    return hits / np.float32(_DIRECTIONS)
 
 
 @lru_cache(maxsize=4)
@@ -177,8 +178,9 @@ def _joined_through_slices(
 ) -> BoolArray:
     """Keep what hangs together, slice by slice, with the largest cross-section.
 
-    Walking away from the largest slice, a component stays when it overlaps what was kept in the slice before; where
-    nothing is left once, the mouth and the neck follow, and nothing further on is taken up again.
+    Walking away from the largest slice, a component stays when it overlaps what was kept in the slice
+    before; where nothing is left once, the mouth and the neck follow, and nothing further on is taken up
+    again.
     """
     areas = stack.sum(axis=(1, 2))
     if not areas.any():
@@ -192,7 +194,8 @@ def _joined_through_slices(
         for index in order:
             candidate = stack[index]
             if previous.sum() < narrow:
-                # from the foramen magnum down the space only follows the canal and does not spread into the face
+                # from the foramen magnum down the space only follows the canal and does not spread into the
+                # face
                 candidate = candidate & _dilate(previous, config.narrow_reach_mm, pitch_mm)
             kept[index] = _touching(candidate, previous)
             if kept[index].sum() * pitch_mm[0] * pitch_mm[1] >= config.minimum_area_mm2:
@@ -219,7 +222,9 @@ def _touching(candidate: BoolArray, previous: BoolArray) -> BoolArray:
 def _disk(radius_mm: float, pitch_mm: tuple[float, float]) -> BoolArray:
     reach = [max(1, math.ceil(radius_mm / p - 1e-6)) for p in pitch_mm]
     y, x = np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
-    return np.asarray((y * pitch_mm[0]) ** 2 + (x * pitch_mm[1]) ** 2 <= (radius_mm + 0.25 * min(pitch_mm)) ** 2)
+    return np.asarray(
+        (y * pitch_mm[0]) ** 2 + (x * pitch_mm[1]) ** 2 <= (radius_mm + 0.25 * min(pitch_mm)) ** 2
+    )
 
 
 def _open(mask: BoolArray, radius_mm: float, pitch_mm: tuple[float, float]) -> BoolArray:

@@ -1,8 +1,8 @@
 """From Hounsfield units to network input, once, for training and for reading alike.
 
-Each slice is cut out on a square grid of fixed physical pitch around its intracranial space. So the network sees
-heads at one scale whatever the field of view, and never the head holder's position. Nothing here looks at another
-slice except through the intracranial mask.
+Each slice is cut out on a square grid of fixed physical pitch around its intracranial space. So the network
+sees heads at one scale whatever the field of view, and never the head holder's position. Nothing here looks
+at another slice except through the intracranial mask.
 """
 
 from __future__ import annotations

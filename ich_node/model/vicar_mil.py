@@ -1,8 +1,9 @@
 """System A: weakly supervised localization of hemorrhage by multiple instance learning (Vicar et al.).
 
-A slice is a bag of positions. A small residual network describes each position; gated attention (their eq. 3, after
-Ilse et al. 2018) or a global maximum decides from the bag, so labels of whole slices suffice for a map. What the
-paper says, what the published code does, and what differs here and why, is in ``docs/models.md``.
+A slice is a bag of positions. A small residual network describes each position; gated attention (their eq.
+3, after Ilse et al. 2018) or a global maximum decides from the bag, so labels of whole slices suffice for a
+map. What the paper says, what the published code does, and what differs here and why, is in
+``docs/models.md``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """TID 1600 Image Library: every slice that was read, with its place in the patient.
 
-What all slices share stands once at the group (TID 1600 row 3), what differs at each image (TID 1601).
+What all slices share stands once at the group, what differs at each image (TID 1601).
 highdicom's own `ImageLibrary` repeats 15 items for every image, demands attributes that real headers lack and
-takes ten times as long.
+takes seven times as long.
 """
 
 from __future__ import annotations

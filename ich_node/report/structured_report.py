@@ -104,7 +104,7 @@ def _content(report: ReadingReport) -> MeasurementReport:
         imaging_measurements=measurement_groups(report),
     )
     root = tree[0].ContentSequence
-    # The order of TID 1500: the library (row 5) before the measurements (row 6), evaluations (row 12) last.
+    # The order of TID 1500: the library before the measurements, qualitative evaluations last.
     root.insert(len(root) - 1, image_library(report.source_images))
     root.append(_evaluations(report))
     return tree

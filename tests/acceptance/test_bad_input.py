@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import JPEGLSLossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, JPEGLSLossless
 
 from ich_node.findings import IchSubtype
 from ich_node.testing.phantom import head_phantom
@@ -101,8 +102,10 @@ def test_unreadable_study_has_its_reason(node: RunningNode, orthanc: Orthanc, st
 
 def test_unknown_transfer_syntax_is_refused_at_the_association(node: RunningNode, store: Store) -> None:
     images = phantom_series(head_phantom(seed=32, rows=256, columns=256), name="bad syntax")[:1]
-    images[0].file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
-    assert store(images, "-xd") != 0
+    images[0].file_meta.TransferSyntaxUID = MPEG2MPML
+    images[0].PixelData = encapsulate([bytes(64)])
+    images[0]["PixelData"].is_undefined_length = True
+    assert store(images, "-xv") != 0
     assert str(images[0].StudyInstanceUID) not in node.worklist()
 
 

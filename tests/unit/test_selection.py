@@ -252,7 +252,7 @@ def test_the_better_series_comes_first(
     assert chosen(b, a) == [better_uid, "1.2"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.randoms(use_true_random=False))
 def test_the_answer_does_not_hang_on_the_order_of_arrival(shuffler: random.Random) -> None:
     series = [

@@ -19,18 +19,21 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, JPEG2000Lossless, RLELossless
 
 import ich_node.web.app
 from ich_node.database.engine import Database
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, StudyState
+from ich_node.report import build_secondary_captures
 from ich_node.selection import SeriesExclusion
 from ich_node.web import create_app, display
 from ich_node.web.pictures import MAX_PIXELS, picture_source, sc_to_png
 from ich_node.web.security import names_loopback
 from ich_node.web.slice_profile import HEIGHT, WIDTH, slice_profile
 from ich_node.web.wording import DELIVERY, DISCLAIMER, PRIORITY, REASON, STATE, SUBTYPE, standing
+from tests.report_builders import make_report
 from tests.stored_studies import StoredStudies, picture, secondary_capture
 
 NOW = datetime.now(UTC)
@@ -221,7 +224,8 @@ def test_a_study_that_was_not_read_never_looks_negative(
     ):
         assert "MEDIUM" in page
         assert "nothing flagged" not in page
-        assert "Not read" in page
+        expected = "Not read: a person must look" if stage in ("not read", "failed") else "Not read yet"
+        assert f"MEDIUM {expected}" in page
         if stage == "read, then more":
             assert "2 % from an earlier reading" in page
         else:
@@ -486,6 +490,21 @@ def test_a_file_outside_the_results_folder_is_not_served(studies: StoredStudies,
         assert browser.get(f"/results/{item.sop_instance_uid}.{suffix}").status_code == 404
 
 
+def test_captures_of_the_report_are_shown_as_they_were_drawn(tmp_path: Path) -> None:
+    captures = build_secondary_captures(make_report())
+    assert len(captures) > 1
+    for number, capture in enumerate(captures):
+        path = tmp_path / f"{number}.dcm"
+        capture.save_as(path, enforce_file_format=True)
+        shown = np.asarray(Image.open(io.BytesIO(sc_to_png(path))))
+        np.testing.assert_array_equal(shown, capture.pixel_array)
+        source = picture_source(path)
+        assert source is not None
+        assert source.is_summary == (number == 0)
+        named = [item.ReferencedSOPInstanceUID for item in capture.SourceImageSequence]
+        assert list(source.source_sop_instance_uids) == named
+
+
 @pytest.mark.parametrize("encoding", ["plain", "planar", "gray", "rle", "jpeg2000"])
 def test_captures_are_decoded_however_they_are_encoded(tmp_path: Path, encoding: str) -> None:
     pixels = picture(3)[..., 0].copy() if encoding == "gray" else picture(3)
@@ -533,7 +552,8 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, fault: str, reason: Rejec
             dataset.NumberOfFrames = 2
             dataset.PixelData = dataset.PixelData * 2
         case "unknown syntax":
-            dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.94"
+            dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+            dataset.PixelData = encapsulate([dataset.PixelData])
     if fault == "no dicom":
         path.write_bytes(b"no DICOM" * 100)
     else:
