@@ -50,6 +50,7 @@ def main() -> None:
 @click.option("--steps", type=click.IntRange(1), default=TrainingConfig.steps_per_epoch, show_default=True)
 @click.option("--pretraining-epochs", type=click.IntRange(1), default=TrainingConfig.pretraining_epochs)
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--fold", "only", type=click.IntRange(0), multiple=True, help="Only these folds, from 0.")
 @click.option(
     "--phantoms", type=click.IntRange(0), default=150, show_default=True, help="0: real slices only."
 )

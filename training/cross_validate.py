@@ -33,7 +33,7 @@ def cross_validate(
     """Train one network per fold and score the patients it was not shown.
 
     Everything is written under ``out`` as it comes; the same call after an interruption goes on where it
-    stopped. When all folds are there, ``oof.npz`` holds logit and label of each slice and the fold of each scan.
+    stopped. When all folds are there, ``oof.npz`` holds each slice's logit and label and each scan's fold.
 
     Parameters
     ----------

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +23,15 @@ FIRST_SEED = 1_000_000
 """Seeds of training phantoms start here, so that no test or demonstration meets one of them by accident."""
 _KINDS = [s for s in IchSubtype if s is not IchSubtype.ANY]
 _SLICES_KEPT = 14
+_Part = tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
 
 
-def load_phantoms(cache: Path, config: PreprocessConfig, count: int, *, processes: int = 2) -> SliceSet:
+def load_phantoms(cache: Path, config: PreprocessConfig, count: int) -> SliceSet:
     """Slices of ``count`` phantoms, a third of them normal, the others with one or two kinds of bleed."""
     file = cache / f"phantoms-{count}-{config.size}-{config.pitch_mm}.npz"
     if not file.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(processes) as pool:
-            parts = list(pool.map(partial(_one, config=config), range(count)))
+        parts = _built(count, partial(_one, config=config))
         scan = np.concatenate([np.full(len(p[0]), i) for i, p in enumerate(parts)])
         temporary = file.with_suffix(".tmp.npz")
         hu, mask, lesion = (np.concatenate([p[k] for p in parts]) for k in range(3))
@@ -41,9 +44,16 @@ def load_phantoms(cache: Path, config: PreprocessConfig, count: int, *, processe
     return SliceSet(hu=hu, mask=mask, label=area_mm2 > 40, scan=scan, scans=names, lesion=lesion)
 
 
-def _one(
-    index: int, config: PreprocessConfig
-) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+def _built(count: int, build: Callable[[int], _Part]) -> list[_Part]:
+    processes = min(os.cpu_count() or 1, count // 16)
+    if processes < 2:
+        return [build(i) for i in range(count)]
+    # spawned, since torch's threads do not survive a fork
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(build, range(count)))
+
+
+def _one(index: int, config: PreprocessConfig) -> _Part:
     rng = np.random.default_rng(FIRST_SEED + index)
     bleeds = (
         []

@@ -20,10 +20,10 @@ from training.sampling import Mix
 from training.train_vicar import TrainingConfig
 
 _NOTE = (
-    "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating "
-    "points were chosen on these same out-of-fold predictions; 'nested' gives the operating points' results when "
-    "those of each fold come from the other folds alone. The bundle reads with the mean of all folds' networks, "
-    "which no patient of this data can evaluate, since each was seen by all networks but one."
+    "Each patient was scored by one network that never saw that patient. Calibration, study rule and "
+    "operating points were chosen on these same out-of-fold predictions; 'nested' gives the operating points' "
+    "results when those of each fold come from the other folds alone. The bundle reads with the mean of all "
+    "folds' networks, which no patient of this data can evaluate: each was seen by all networks but one."
 )
 _SECTIONS = {"network": VicarMilConfig, "preprocess": PreprocessConfig, "augment": AugmentConfig, "mix": Mix}
 

@@ -50,7 +50,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], tuple[bool, 
     yield "database", lambda: _database(settings), "run 'ich-node db upgrade', or mend database.url"
     yield "workers", lambda: _workers(settings), "start 'ich-node up' or 'ich-node worker'; see its messages"
     yield "model", lambda: _model(settings), "install the package again, or mend model.bundles"
-    yield "receiver", lambda: _echo(own, settings), "start 'ich-node up' or 'ich-node receiver'"
+    yield "receiver", lambda: _receiver(own, settings), "start 'ich-node up' or 'ich-node receiver'"
     for pacs in settings.pacs:
         to = Destination(name=pacs.name, ae_title=pacs.ae_title, host=pacs.host, port=pacs.port)
         mend = f"check host, port and AE title, and that the PACS knows {receiver.ae_title} as a caller"
@@ -94,6 +94,13 @@ def _model(settings: Settings) -> tuple[bool, str]:
 def _echo(to: Destination, settings: Settings) -> tuple[bool, str]:
     outcome = echo(to, calling_ae_title=settings.receiver.ae_title)
     return outcome.ok, outcome.detail
+
+
+def _receiver(own: Destination, settings: Settings) -> tuple[bool, str]:
+    ok, found = _echo(own, settings)
+    if not ok and settings.peers and "rejected the association" in found:
+        return True, "listens, and admits its peers only"
+    return ok, found
 
 
 def _deliveries(settings: Settings) -> tuple[bool, str]:

@@ -46,6 +46,10 @@ class IntracranialConfig:
 
 DEFAULT = IntracranialConfig()
 _DIRECTIONS = 16
+# after a craniectomy no pixel is enclosed from all sides; used only where nothing else is found
+_OPEN_SEED_ENCLOSURE = 0.72
+_OPEN_GROW_ENCLOSURE = 0.5
+_OPEN_PREVIOUS_MM2 = 5000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +89,9 @@ def intracranial_mask(
     """
     block = coarse_block(spacing_mm, config)
     pitch_mm = (block[0] * spacing_mm[1], block[1] * spacing_mm[2])
-    slices = [slice_mask(*_coarse(image, block, config), pitch_mm, config) for image in hu]
-    stack = _joined_through_slices(np.stack(slices), pitch_mm, config)
+    pairs = [_slice_masks(*_coarse(image, block, config), pitch_mm, config) for image in hu]
+    closed, opened = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
+    stack = _joined_through_slices(closed if closed.any() else opened, opened, pitch_mm, config)
     return CoarseMask(mask=stack, block=block, shape=(hu.shape[1], hu.shape[2]))
 
 
@@ -114,23 +119,39 @@ def _coarse(
     return bone, (mean > low) & (mean < high) & ~bone
 
 
-def slice_mask(
-    bone: BoolArray, tissue: BoolArray, pitch_mm: tuple[float, float], config: IntracranialConfig = DEFAULT
-) -> BoolArray:
-    """Intracranial space of one slice by enclosure alone, (coarse rows, coarse columns) bool."""
+def _slice_masks(
+    bone: BoolArray, tissue: BoolArray, pitch_mm: tuple[float, float], config: IntracranialConfig
+) -> tuple[BoolArray, BoolArray]:
+    """Intracranial space of one slice by enclosure: of a skull, and of one that lacks a large part."""
     enclosed = enclosure(bone)
-    room = _open(tissue & (enclosed >= config.grow_enclosure), config.opening_mm, pitch_mm)
+    space = (bone, tissue, enclosed, pitch_mm, config)
+    return (
+        _cavity(*space, config.seed_enclosure, config.grow_enclosure),
+        _cavity(*space, _OPEN_SEED_ENCLOSURE, _OPEN_GROW_ENCLOSURE),
+    )
+
+
+def _cavity(
+    bone: BoolArray,
+    tissue: BoolArray,
+    enclosed: FloatArray,
+    pitch_mm: tuple[float, float],
+    config: IntracranialConfig,
+    seed: float,
+    grow: float,
+) -> BoolArray:
+    """Soft tissue enclosed by ``grow`` that holds a core enclosed by ``seed``, on the coarse grid."""
+    room = _open(tissue & (enclosed >= grow), config.opening_mm, pitch_mm)
     labels, count = ndimage.label(room)
     if not count:
         return room
     cell_mm2 = pitch_mm[0] * pitch_mm[1]
-    seeds = np.bincount(labels[enclosed >= config.seed_enclosure], minlength=count + 1) * cell_mm2
+    seeds = np.bincount(labels[enclosed >= seed], minlength=count + 1) * cell_mm2
     areas = np.bincount(labels.ravel()) * cell_mm2
     keep = (seeds >= config.minimum_area_mm2 / 2) & (areas >= config.minimum_area_mm2)
     keep[0] = False
-    mask = keep[labels]
     # calcifications, air and metal inside the brain are part of it
-    mask = np.asarray(ndimage.binary_fill_holes(mask))
+    mask = np.asarray(ndimage.binary_fill_holes(keep[labels]))
     return np.asarray(_dilate(mask, config.margin_mm, pitch_mm) & ~(bone & ~mask))
 
 
@@ -174,7 +195,7 @@ def _rotations(rows: int, columns: int) -> Iterator[tuple[npt.NDArray[np.intp], 
 
 
 def _joined_through_slices(
-    stack: BoolArray, pitch_mm: tuple[float, float], config: IntracranialConfig
+    stack: BoolArray, opened: BoolArray, pitch_mm: tuple[float, float], config: IntracranialConfig
 ) -> BoolArray:
     """Keep what hangs together, slice by slice, with the largest cross-section.
 
@@ -188,17 +209,19 @@ def _joined_through_slices(
     start = int(areas.argmax())
     kept = np.zeros_like(stack)
     kept[start] = stack[start]
-    narrow = config.narrow_area_mm2 / (pitch_mm[0] * pitch_mm[1])
+    cell_mm2 = pitch_mm[0] * pitch_mm[1]
     for order in (range(start - 1, -1, -1), range(start + 1, len(stack))):
         previous, missed = kept[start], 0
         for index in order:
             candidate = stack[index]
-            if previous.sum() < narrow:
+            if not candidate.any() and previous.sum() * cell_mm2 >= _OPEN_PREVIOUS_MM2:
+                candidate = opened[index]
+            if previous.sum() * cell_mm2 < config.narrow_area_mm2:
                 # from the foramen magnum down the space only follows the canal and does not spread into the
                 # face
                 candidate = candidate & _dilate(previous, config.narrow_reach_mm, pitch_mm)
             kept[index] = _touching(candidate, previous)
-            if kept[index].sum() * pitch_mm[0] * pitch_mm[1] >= config.minimum_area_mm2:
+            if kept[index].sum() * cell_mm2 >= config.minimum_area_mm2:
                 previous, missed = kept[index], 0
                 continue
             kept[index] = False

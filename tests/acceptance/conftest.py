@@ -52,7 +52,9 @@ class Orthanc:
             return json.load(answer)
 
     def file(self, instance: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/instances/{instance}/file", timeout=10) as a:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.http_port}/instances/{instance}/file", timeout=10
+        ) as a:
             return bytes(a.read())
 
     def objects(self, study_instance_uid: str) -> list[pydicom.Dataset]:
@@ -84,7 +86,10 @@ class RunningNode:
         connection = sqlite3.connect(f"file:{self.data_dir / 'ich-node.sqlite'}?mode=ro", uri=True)
         try:
             connection.row_factory = sqlite3.Row
-            return {row["study_instance_uid"]: dict(row) for row in connection.execute("SELECT * FROM worklist_v1")}
+            return {
+                row["study_instance_uid"]: dict(row)
+                for row in connection.execute("SELECT * FROM worklist_v1")
+            }
         finally:
             connection.close()
 
@@ -107,7 +112,9 @@ class RunningNode:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ich_node", "--config", str(self.config), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=node_environ(), timeout=60)
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=node_environ(), timeout=60
+        )
 
 
 def node_environ() -> dict[str, str]:
@@ -138,7 +145,10 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     )
     log = (folder / "log").open("wb")
     process = subprocess.Popen(
-        [ORTHANC, str(folder / "orthanc.json")], stdout=log, stderr=log, env={**os.environ, "TCP_NODELAY": "1"}
+        [ORTHANC, str(folder / "orthanc.json")],
+        stdout=log,
+        stderr=log,
+        env={**os.environ, "TCP_NODELAY": "1"},
     )
     try:
         wait_until(lambda: _answers(pacs.http_port), "Orthanc answers", 60)
@@ -185,7 +195,8 @@ port = {orthanc.dicom_port}
         )
         try:
             wait_until(
-                lambda: (running.data_dir / "run" / "worker-read").exists() or process.poll() is not None, "node is up"
+                lambda: (running.data_dir / "run" / "worker-read").exists() or process.poll() is not None,
+                "node is up",
             )
             assert process.poll() is None, (folder / "log").read_text()
             yield running

@@ -88,7 +88,9 @@ CASES: dict[str, tuple[Spoil, set[str], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_unreadable_study_has_its_reason(node: RunningNode, orthanc: Orthanc, store: Store, case: str) -> None:
+def test_unreadable_study_has_its_reason(
+    node: RunningNode, orthanc: Orthanc, store: Store, case: str
+) -> None:
     spoil, reasons, options = CASES[case]
     phantom = head_phantom(bleeds=(IchSubtype.EPIDURAL,), seed=31, rows=256, columns=256)
     images = spoil(phantom_series(phantom, name=f"bad {case}"))

@@ -28,7 +28,9 @@ def delivered(node: RunningNode, uid: str) -> dict[str, Any]:
     """The study's row once every result has been sent."""
     node.row_when(uid, "READ")
     return dict(
-        wait_until(lambda: (row := node.worklist()[uid])["delivered_at"] and row, "results sent to the PACS", 60)
+        wait_until(
+            lambda: (row := node.worklist()[uid])["delivered_at"] and row, "results sent to the PACS", 60
+        )
     )
 
 
@@ -48,7 +50,10 @@ def test_study_is_read_flagged_and_reported(
     priorities: set[str],
 ) -> None:
     images = phantom_series(
-        head_phantom(bleeds=bleeds, seed=21), name=f"acceptance-{name}", accession_number="A-1", patient_id="P-1"
+        head_phantom(bleeds=bleeds, seed=21),
+        name=f"acceptance-{name}",
+        accession_number="A-1",
+        patient_id="P-1",
     )
     uid = str(images[0].StudyInstanceUID)
     assert store(images) == 0
@@ -70,7 +75,9 @@ def test_study_is_read_flagged_and_reported(
     assert sources <= {str(e.value) for e in report.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
 
 
-def test_localizer_alone_is_not_read_and_not_negative(node: RunningNode, orthanc: Orthanc, store: Store) -> None:
+def test_localizer_alone_is_not_read_and_not_negative(
+    node: RunningNode, orthanc: Orthanc, store: Store
+) -> None:
     images = localizer_series(head_phantom(seed=22, rows=256, columns=256), name="acceptance-localizer")
     uid = str(images[0].StudyInstanceUID)
     assert store(images) == 0
@@ -98,14 +105,17 @@ def test_killed_worker_costs_nothing(node: RunningNode, orthanc: Orthanc, store:
     assert row["sr_sop_instance_uid"] in {str(d.SOPInstanceUID) for d in objects}
 
 
-def test_late_slices_make_a_new_reading_that_supersedes(node: RunningNode, orthanc: Orthanc, store: Store) -> None:
+def test_late_slices_make_a_new_reading_that_supersedes(
+    node: RunningNode, orthanc: Orthanc, store: Store
+) -> None:
     images = phantom_series(head_phantom(seed=24), name="acceptance-late")
     uid = str(images[0].StudyInstanceUID)
     assert store(images[:-4]) == 0
     first = delivered(node, uid)
     assert store(images[-4:]) == 0
     wait_until(
-        lambda: node.worklist()[uid]["sr_sop_instance_uid"] != first["sr_sop_instance_uid"], "a second reading"
+        lambda: node.worklist()[uid]["sr_sop_instance_uid"] != first["sr_sop_instance_uid"],
+        "a second reading",
     )
     second = delivered(node, uid)
     report = next(d for d in orthanc.objects(uid) if d.SOPInstanceUID == second["sr_sop_instance_uid"])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -58,31 +61,58 @@ def server() -> Iterator[Server]:
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
     if not programs:
         pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed (Debian's package util-linux)")
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    user = _unprivileged_user()
-    binaries = programs[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="ich-pg-"))  # short: a unix socket's address holds 107 bytes
-    if user is not None:
-        os.chown(folder, user.pw_uid, user.pw_gid)
-    data = folder / "data"
-    options = (
-        f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=200"
-    )
-    start = ["-w", "-t", "60", "-D", str(data), "-l", str(folder / "log"), "-o", options, "start"]
     try:
-        _run(user, str(binaries / "initdb"), "-D", str(data), "-U", "ich_node", "-A", "trust", "-E", "UTF8")
-        _run(user, str(binaries / "pg_ctl"), *start)
-        try:
+        with _running(programs[-1].parent, folder, _unprivileged_user()):
             server = Server(folder=folder)
             server.run("CREATE DATABASE template_ich_node")
             database = Database(server.url("template_ich_node"))
             database.upgrade()
             database.dispose()
             yield server
-        finally:
-            _run(user, str(binaries / "pg_ctl"), "-w", "-D", str(data), "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def _running(binaries: Path, folder: Path, user: pwd.struct_passwd | None) -> Iterator[None]:
+    data = str(folder / "data")
+    as_user = ["setpriv", "--pdeathsig", "QUIT"]  # the server ends with the tests, however they end
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        as_user += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    init = [str(binaries / "initdb"), "-D", data, "-U", "ich_node", "-A", "trust", "-E", "UTF8", "-N"]
+    made = subprocess.run(as_user + init, capture_output=True, text=True, cwd="/", timeout=120)
+    assert made.returncode == 0, made.stderr
+    settings = f"listen_addresses= unix_socket_directories={folder} fsync=off max_connections=200"
+    options = [part for setting in settings.split() for part in ("-c", setting)]
+    process = subprocess.Popen(
+        [*as_user, str(binaries / "postgres"), "-D", data, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+    )
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "ready to accept connections" in line:
+            break
+    else:
+        raise AssertionError("PostgreSQL did not start: " + "".join(said))
+    reader = threading.Thread(target=deque, args=(process.stderr, 0))
+    reader.start()
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(60)
+        reader.join(60)
+        process.stderr.close()
 
 
 def _unprivileged_user() -> pwd.struct_passwd | None:
@@ -94,15 +124,6 @@ def _unprivileged_user() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     return pytest.skip("PostgreSQL refuses to run as root, and there is no other user")
-
-
-def _run(user: pwd.struct_passwd | None, *command: str) -> None:
-    as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    # the server inherits its starter's output: a pipe would never end
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(command, stdout=output, stderr=output, cwd="/", timeout=120, **as_user)  # type: ignore[call-overload]
-        output.seek(0)
-        assert done.returncode == 0, output.read().decode(errors="replace")
 
 
 @pytest.fixture

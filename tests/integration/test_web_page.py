@@ -34,7 +34,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SIZE = {"width": 1366, "height": 768}
+SIZE = playwright.ViewportSize(width=1366, height=768)
 NOW = datetime.now(UTC)
 DEADLINE_MS = 20_000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import stat
 import subprocess
@@ -24,6 +23,8 @@ from ich_node.database.tables import InstanceRow, SeriesRow, StudyRow, Table
 from ich_node.database.worklist import COLUMNS
 from ich_node.errors import ConfigurationError, TransientError
 from tests.database_cases import STUDY, Sender, at, series_row, study_row, together
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -164,24 +165,27 @@ def test_too_many_connections_are_a_passing_fault(
         connection.close()
 
 
-def test_a_forked_child_does_not_use_its_parents_connection(database: Database) -> None:
-    Sender(database=database).send(1)  # leaves a connection in the pool
-    parents = database.engine.pool
-    receiving, sending = os.pipe()
-    child = os.fork()
-    if child == 0:
-        result = b"other" if database.engine.pool is not parents else b"same"
-        try:
-            Sender(database=database).send(2)
-        except BaseException:
-            result = b"failed"
-        os.write(sending, result)
-        os._exit(0)
-    os.close(sending)
-    os.waitpid(child, 0)
-    with os.fdopen(receiving, "rb") as answer:
-        assert answer.read() == b"other"
-    assert Sender(database=database).send(3) is Receipt.NEW
+FORK = """
+import os, sys
+from ich_node.database.engine import Database
+from tests.database_cases import Sender
+database = Database(sys.argv[1])
+Sender(database=database).send(1)  # leaves a connection in the pool
+parents = database.engine.pool
+child = os.fork()
+if child == 0:
+    kept = database.engine.pool is parents
+    Sender(database=database).send(2)
+    os._exit(int(kept))
+print(os.waitpid(child, 0)[1])
+Sender(database=database).send(3)
+"""
+
+
+def test_a_forked_child_does_not_use_its_parents_connection(database: Database, path: Path) -> None:
+    command = [sys.executable, "-c", FORK, f"sqlite:///{path}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
     assert series_row(database).revision == 3
 
 
@@ -200,10 +204,9 @@ for n in range(10):
 
 def test_processes_that_start_at_once_on_a_new_file_lose_nothing(path: Path) -> None:
     command = [sys.executable, "-c", WRITER, f"sqlite:///{path}"]
-    root = Path(__file__).parents[2]
     processes = [
         subprocess.Popen(
-            [*command, str(n)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+            [*command, str(n)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
         for n in range(4)
     ]

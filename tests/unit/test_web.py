@@ -105,7 +105,7 @@ def browser(studies: StoredStudies) -> Browser:
 
 
 def ago(minutes: float) -> datetime:
-    return NOW - timedelta(minutes=minutes)
+    return datetime.now(UTC) - timedelta(minutes=minutes)
 
 
 def fill(studies: StoredStudies) -> None:

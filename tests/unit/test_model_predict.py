@@ -1,0 +1,157 @@
+"""The shipped bundle reads phantoms; any bundle keeps its promises on bad input."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.findings import IchSubtype, Priority
+from ich_node.model import bundle as bundles
+from ich_node.model import predict
+from ich_node.model.predict import Predictor, load_predictor
+from ich_node.testing.phantom import HeadPhantom, head_phantom
+
+
+@lru_cache
+def shipped() -> Predictor:
+    return load_predictor(device="cpu")
+
+
+@lru_cache
+def phantom(seed: int, *bleeds: IchSubtype) -> HeadPhantom:
+    return head_phantom(bleeds=bleeds, seed=seed, rows=256, columns=256, slices=28)
+
+
+KINDS = [s for s in IchSubtype if s is not IchSubtype.ANY]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_phantom_bleed_is_flagged_and_shown(kind: IchSubtype):
+    head = phantom(500 + KINDS.index(kind), kind)
+    finding = shipped().predict(head.hu, head.spacing_mm)
+    assert finding.priority in (Priority.STAT, Priority.HIGH)
+    worst = finding.suspicious_slices[0]
+    assert head.masks[IchSubtype.ANY][worst].any()
+    x, y = finding.slices[worst].localizations[0].coordinates
+    rows, columns = np.nonzero(head.masks[IchSubtype.ANY][worst])
+    nearest = np.hypot(rows + 0.5 - y, columns + 0.5 - x).min() * head.spacing_mm[1]
+    assert nearest < 12
+
+
+@pytest.mark.parametrize("seed", [600, 601])
+def test_normal_phantom_is_routine(seed: int):
+    head = phantom(seed)
+    finding = shipped().predict(head.hu, head.spacing_mm)
+    assert finding.priority is Priority.ROUTINE
+    assert all(s.likelihood_map is None or s.localizations is not None for s in finding.slices)
+
+
+def test_finding_is_complete_and_deterministic():
+    head = phantom(500, KINDS[0])
+    first, second = (shipped().predict(head.hu, head.spacing_mm) for _ in range(2))
+    assert len(first.slices) == len(head.hu)
+    assert first == second
+    for a, b in zip(first.slices, second.slices, strict=True):
+        assert set(a.probabilities) == {IchSubtype.ANY}
+        assert (a.likelihood_map is None) == (b.likelihood_map is None)
+        if a.likelihood_map is not None and b.likelihood_map is not None:
+            assert np.array_equal(a.likelihood_map, b.likelihood_map)
+            assert a.likelihood_map.shape == head.hu.shape[1:]
+            assert a.likelihood_map.dtype == np.float32
+            assert 0 <= a.likelihood_map.min() <= a.likelihood_map.max() <= 1
+    cut = first.algorithm.operating_points.sensitive
+    assert [s.likelihood_map is not None for s in first.slices] == [
+        s.probabilities[IchSubtype.ANY] >= cut for s in first.slices
+    ]
+
+
+def test_maps_stay_inside_the_skull():
+    head = phantom(501, KINDS[1])
+    finding = shipped().predict(head.hu, head.spacing_mm)
+    shown = finding.suspicious_slices
+    assert shown
+    for index in shown:
+        likelihood = finding.slices[index].likelihood_map
+        assert likelihood is not None
+        # the mask's margin may touch the wall of a sinus, where evidence is nil
+        assert likelihood[head.hu[index] < -300].max() < 0.1
+        assert not likelihood[:20].any()
+
+
+def test_padding_value_changes_nothing():
+    head = phantom(500, KINDS[0])
+    y, x = np.mgrid[:256, :256] - 127.5
+    padded = head.hu.copy()
+    padded[:, np.hypot(y, x) > 124] = -3024
+    plain = head.hu.copy()
+    plain[:, np.hypot(y, x) > 124] = -1024
+    assert shipped().predict(padded, head.spacing_mm) == shipped().predict(plain, head.spacing_mm)
+
+
+def test_batch_size_changes_nothing_beyond_rounding(monkeypatch: pytest.MonkeyPatch):
+    head = phantom(500, KINDS[0])
+    many = shipped().predict(head.hu, head.spacing_mm)
+    monkeypatch.setattr(predict, "_BATCH", 3)
+    few = shipped().predict(head.hu, head.spacing_mm)
+    assert many.suspicion == pytest.approx(few.suspicion, abs=1e-5)
+    for a, b in itertools.zip_longest(many.slices, few.slices):
+        assert a.probabilities[IchSubtype.ANY] == pytest.approx(b.probabilities[IchSubtype.ANY], abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_output_that_is_no_number_is_no_finding(value: float):
+    broken = load_predictor(device="cpu")
+    with torch.no_grad():
+        broken._networks[0].get_parameter("classifier.bias").fill_(value)
+    head = phantom(600)
+    with pytest.raises(StudyRejected) as rejected:
+        broken.predict(head.hu, head.spacing_mm)
+    assert rejected.value.reason is RejectionReason.INVALID_MODEL_OUTPUT
+
+
+@pytest.mark.parametrize(
+    ("hu", "spacing", "reason"),
+    [
+        (np.full((8, 64, 64), -1000, np.float32), (5.0, 1.0, 1.0), RejectionReason.NOT_HEAD),
+        (np.full((8, 64, 64), np.nan, np.float32), (5.0, 1.0, 1.0), RejectionReason.IMPLAUSIBLE_VALUES),
+        (np.zeros((0, 64, 64), np.float32), (5.0, 1.0, 1.0), RejectionReason.IMPLAUSIBLE_VALUES),
+        (np.zeros((8, 64, 64), np.float32), (5.0, 0.0, 1.0), RejectionReason.IMPLAUSIBLE_VALUES),
+    ],
+)
+def test_what_cannot_be_read_is_refused_never_negative(
+    hu: np.ndarray, spacing: tuple[float, float, float], reason: RejectionReason
+):
+    with pytest.raises(StudyRejected) as rejected:
+        shipped().predict(hu, spacing)
+    assert rejected.value.reason is reason
+
+
+def test_real_patient_goes_through_the_same_path(shared_data: Path):
+    """Runs and is well-formed; what the model finds in its own training patients shows nothing."""
+    from training.ct_ich import read_scans
+    from training.dataset import estimated_spacing_mm
+
+    scan = next(s for s in read_scans(shared_data / "ct_ich") if s.patient == "074")
+    hu = scan.hu()
+    finding = shipped().predict(hu, estimated_spacing_mm(hu))
+    assert len(finding.slices) == len(scan.labels)
+    assert 0 <= finding.suspicion <= 1
+
+
+def test_shipped_card_says_what_it_must():
+    folder = bundles.SHIPPED / bundles.DEFAULT_NAME
+    description = json.loads((folder / "bundle.json").read_text())
+    card = (folder / "MODEL_CARD.md").read_text()
+    for text in ("CC BY 4.0", "10.13026/w8q8-ky94", "not for clinical use"):
+        assert text.lower() in card.lower()
+    metrics = description["metrics"]["cross_validation"]
+    for key in ("slice_auc", "scan_auc"):
+        assert f"{metrics[key]['value']:.3f}" in card
+    assert (folder / "model.safetensors").stat().st_size < 30_000_000
