@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ich_node.errors import ConfigurationError
 from ich_node.settings import Settings
@@ -48,7 +49,7 @@ def resolve_broker(settings: Settings) -> Broker:
         return _filesystem_broker(folder)
     socket = _socket_path(folder)
     return Broker(
-        url=f"redis+socket://{socket}",
+        url=f"redis+socket://{quote(str(socket))}",
         transport_options=_redis_options("redis+socket://"),
         command=_server_command(server, folder, socket),
         socket=socket,

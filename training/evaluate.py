@@ -62,7 +62,7 @@ def calibrated(logit: Floats, label: Bools) -> tuple[float, float]:
         z = p[0] * x + p[1]
         return float(np.mean(np.logaddexp(0, z) - y * z) + 1e-3 * (p[0] - 1) ** 2)
 
-    scale, offset = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
+    scale, offset = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
     return float(max(scale, 0.05)), float(offset)
 
 

@@ -16,10 +16,12 @@ from ich_node.model.bundle import DESCRIPTION_FILE, FORMAT, WEIGHTS_FILE
 from ich_node.model.decision import DecisionConfig
 from ich_node.model.localization import DetectorConfig
 from ich_node.model.vicar_mil import ARCHITECTURE
+from training.card import model_card
 from training.ct_ich import CITATION, LICENCE
 from training.evaluate import Points
 from training.train_vicar import TrainingConfig
 
+CARD_FILE = "MODEL_CARD.md"
 INTENDED_USE = (
     "Research and demonstration: ordering a radiologist's reading list of non-contrast axial head CT. Not a "
     "medical device, not for clinical use, never a replacement of the reading."
@@ -73,3 +75,5 @@ def write_bundle(
     # weights first: a description never names weights that are not there
     (folder / WEIGHTS_FILE).write_bytes(encoded)
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    if "cross_validation" in metrics:
+        (folder / CARD_FILE).write_text(model_card(description), encoding="utf-8")

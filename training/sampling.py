@@ -54,6 +54,8 @@ class Sampler:
             rows = slices.of_scans(train_scans)
             rows = rows[slices.mask[rows].any(axis=(1, 2))]
             self.positive, self.negative = rows[slices.label[rows]], rows[~slices.label[rows]]
+            if not len(self.positive) or not len(self.negative):
+                raise ValueError("training needs slices with and without hemorrhage")
             share = np.bincount(slices.scan[self.positive], minlength=len(slices.scans))
             by_patient = 1 / share[slices.scan[self.positive]]
             self.weight = 0.5 * by_patient / by_patient.sum() + 0.5 / len(self.positive)

@@ -50,6 +50,8 @@ _DIRECTIONS = 16
 _OPEN_SEED_ENCLOSURE = 0.72
 _OPEN_GROW_ENCLOSURE = 0.5
 _OPEN_PREVIOUS_MM2 = 5000.0
+_REACH_MM = 10.0
+"""From its largest cross-section on the space widens by no more than this from slice to slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,9 @@ def intracranial_mask(
     pitch_mm = (block[0] * spacing_mm[1], block[1] * spacing_mm[2])
     pairs = [_slice_masks(*_coarse(image, block, config), pitch_mm, config) for image in hu]
     closed, opened = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-    stack = _joined_through_slices(closed if closed.any() else opened, opened, pitch_mm, config)
+    stack = _joined_through_slices(
+        closed if closed.any() else opened, opened, pitch_mm, spacing_mm[0], config
+    )
     return CoarseMask(mask=stack, block=block, shape=(hu.shape[1], hu.shape[2]))
 
 
@@ -195,7 +199,11 @@ def _rotations(rows: int, columns: int) -> Iterator[tuple[npt.NDArray[np.intp], 
 
 
 def _joined_through_slices(
-    stack: BoolArray, opened: BoolArray, pitch_mm: tuple[float, float], config: IntracranialConfig
+    stack: BoolArray,
+    opened: BoolArray,
+    pitch_mm: tuple[float, float],
+    slice_mm: float,
+    config: IntracranialConfig,
 ) -> BoolArray:
     """Keep what hangs together, slice by slice, with the largest cross-section.
 
@@ -216,10 +224,10 @@ def _joined_through_slices(
             candidate = stack[index]
             if not candidate.any() and previous.sum() * cell_mm2 >= _OPEN_PREVIOUS_MM2:
                 candidate = opened[index]
-            if previous.sum() * cell_mm2 < config.narrow_area_mm2:
-                # from the foramen magnum down the space only follows the canal and does not spread into the
-                # face
-                candidate = candidate & _dilate(previous, config.narrow_reach_mm, pitch_mm)
+            # from the foramen magnum down the space only follows the canal and does not spread into the face
+            narrow = previous.sum() * cell_mm2 < config.narrow_area_mm2
+            reach_mm = config.narrow_reach_mm if narrow else max(_REACH_MM, 1.5 * slice_mm)
+            candidate = candidate & _dilate(previous, reach_mm, pitch_mm)
             kept[index] = _touching(candidate, previous)
             if kept[index].sum() * cell_mm2 >= config.minimum_area_mm2:
                 previous, missed = kept[index], 0

@@ -140,7 +140,9 @@ class Predictor:
         for network in self._networks:
             for mirrored in (False, True):
                 out = network(x.flip(-1), mask.flip(-1)) if mirrored else network(x, mask)
-                places = position_evidence(out.position_logits, out.energy)
+                # each position's own probability; attention says which positions decide the slice, and on phantoms
+                # it points beside the bleed more often
+                places = torch.sigmoid(self._decision.scale * out.position_logits + self._decision.offset)
                 logits.append(out.logit)
                 evidence.append(places.flip(-1) if mirrored else places)
         logit, place = torch.stack(logits).mean(0), torch.stack(evidence).mean(0)
@@ -150,17 +152,6 @@ class Predictor:
                 "The model's output is not a number; the weights are unfit.",
             )
         return logit.cpu().double().numpy(), place.cpu().numpy()
-
-
-def position_evidence(position_logits: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
-    """Likelihood of each position: its own probability, lowered where attention passes it by.
-
-    Both are needed. The classifier is only ever trained where attention looks, and attention alone finds the
-    most suspicious place of a normal slice too.
-    """
-    strongest = energy.flatten(1).amax(1)[:, None, None]
-    looked_at = ((energy - strongest) / 2).exp()
-    return position_logits.sigmoid() * looked_at
 
 
 def source_map(

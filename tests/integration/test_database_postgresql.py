@@ -24,6 +24,7 @@ from sqlalchemy.exc import InternalError
 
 from ich_node.database import queue as queue_module
 from ich_node.database.engine import Database
+from ich_node.database.outbox import claim_deliveries
 from ich_node.database.receipt import set_due
 from ich_node.database.tables import Table
 from ich_node.database.worklist import COLUMNS, worklist
@@ -317,12 +318,11 @@ def test_locked_rows_are_passed_over_by_reconcilers_and_senders(database: Databa
         Sender(database=database, study=study, series=f"{study}.1").send(2, seconds=20, due=20)
     statements: list[str] = []
     event.listen(database.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    from ich_node.database.outbox import claim_deliveries
-
     with database.writing() as session:
         session.execute(text("SELECT 1 FROM study WHERE study_instance_uid = '1.0' FOR UPDATE"))
         session.execute(text("SELECT 1 FROM outbox WHERE id = (SELECT MIN(id) FROM outbox) FOR UPDATE"))
         with database.writing() as other:
+            other.execute(text("SET LOCAL lock_timeout = '10s'"))  # waiting for ever is no test result
             assert queue_module.take_due_studies(other, at(30)) == ["1.1"]
             taken = claim_deliveries(other, "PACS", owner="s", now=at(30), lease=queue_module.ENQUEUE_AGAIN)
             assert len(taken) == 3

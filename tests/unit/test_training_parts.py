@@ -33,7 +33,7 @@ def slice_set(positives: list[int], per_scan: int = 10, wide: int = 24, lesion: 
         label=label,
         scan=np.repeat(np.arange(len(positives)), per_scan),
         scans=tuple(f"p{i}" for i in range(len(positives))),
-        lesion=np.stack([blood & bool(l) for l in label]) if lesion else None,
+        lesion=np.stack([blood & bool(x) for x in label]) if lesion else None,
     )
 
 
@@ -150,6 +150,6 @@ def test_no_slice_of_a_patient_is_on_both_sides():
         assert len(held_out) + len(shown) == len(slices.label)
 
 
-def test_trial_set_needs_positives_and_negatives():
-    with pytest.raises(ValueError, match="a"):
+def test_training_needs_slices_with_and_without_hemorrhage():
+    with pytest.raises(ValueError, match="with and without hemorrhage"):
         Sampler(slice_set([0, 0]), np.arange(2), Mix(), None).batch(np.random.default_rng(0))

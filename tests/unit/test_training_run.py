@@ -27,6 +27,7 @@ from training.dataset import estimated_spacing_mm, load_ct_ich
 from training.evaluate import auc
 from training.train_vicar import TrainingConfig, train
 
+SIZE = {"rows": 144, "columns": 144, "slices": 14, "slice_spacing_mm": 10}
 SMALL = TrainingConfig(
     network=VicarMilConfig(widths=(4, 8, 8), attention_width=8),
     preprocess=PreprocessConfig(size=64, pitch_mm=3.0),
@@ -74,9 +75,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pictures_give_the_hounsfield_units_back(pictures: Path):
     scan = read_scans(pictures)[0]
-    want = head_phantom(
-        bleeds=[IchSubtype.EPIDURAL], seed=701, rows=144, columns=144, slices=14, slice_spacing_mm=10
-    ).hu
+    want = head_phantom(bleeds=[IchSubtype.EPIDURAL], seed=701, **SIZE).hu
     hu = scan.hu()
     tissue = (want > 5) & (want < 80)
     assert np.median(np.abs(hu - want)[tissue]) < 3
