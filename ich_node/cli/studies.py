@@ -209,9 +209,11 @@ def _print_study(report: dict[str, Any], row: dict[str, Any]) -> None:
 
 def _print_reading(reading: dict[str, Any]) -> None:
     state = " (superseded)" if reading["superseded"] else ""
+    points = reading["operating_points"]
     console.print(
         f"\n[bold]Reading {reading['run_number']}[/bold] by {reading['model_name']} {reading['model_version']}"
         f" at {_local(reading['read_at'])}{state}: {reading['priority']}, suspicion {reading['suspicion']:.1%}"
+        f" (flagged from {points['sensitive']:.0%}, with high confidence from {points['high_confidence']:.0%})"
     )
     for caveat in reading["caveats"]:
         console.print(f"  caveat: {caveat}", markup=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -241,6 +241,7 @@ def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:
         weights_sha256=finding.algorithm.weights_sha256,
         content_sha256=reading.content_sha256,
         suspicion=finding.suspicion,
+        operating_points=asdict(finding.algorithm.operating_points),
         priority=finding.priority,
         subtypes={str(k): v for k, v in finding.subtypes.items()},
         caveats=list(reading.caveats),

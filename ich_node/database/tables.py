@@ -200,6 +200,8 @@ class ReadingRow(Table):
     content_sha256: Mapped[str]
     """Of the sorted hashes of the objects that were read."""
     suspicion: Mapped[float]
+    operating_points: Mapped[dict[str, Any]]
+    """The thresholds on the suspicion that gave the priority."""
     priority: Mapped[str]
     subtypes: Mapped[dict[str, Any]]
     caveats: Mapped[list[Any]]

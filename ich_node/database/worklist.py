@@ -195,6 +195,7 @@ def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
         "weights_sha256": row.weights_sha256,
         "priority": row.priority,
         "suspicion": row.suspicion,
+        "operating_points": row.operating_points,
         "subtypes": row.subtypes,
         "caveats": row.caveats,
         "timeline": row.timeline,

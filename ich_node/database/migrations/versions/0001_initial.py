@@ -130,6 +130,7 @@ def upgrade() -> None:
     sa.Column('weights_sha256', sa.Text(), nullable=False),
     sa.Column('content_sha256', sa.Text(), nullable=False),
     sa.Column('suspicion', sa.Double(), nullable=False),
+    sa.Column('operating_points', sa.JSON(), nullable=False),
     sa.Column('priority', sa.Text(), nullable=False),
     sa.Column('subtypes', sa.JSON(), nullable=False),
     sa.Column('caveats', sa.JSON(), nullable=False),
