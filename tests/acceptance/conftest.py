@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,9 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         log.close()
 
 
-@pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory, orthanc: Orthanc) -> Iterator[RunningNode]:
-    """A node with default settings but for ports and short waits, and Orthanc as its PACS."""
-    folder = tmp_path_factory.mktemp("node")
+@contextmanager
+def run_node(folder: Path, settings: str) -> Iterator[RunningNode]:
+    """Run ``ich-node up`` with these settings, and free ports and short waits besides."""
     port, web_port = free_port(), free_port()
     config = folder / "ich-node.toml"
     config.write_text(
@@ -175,11 +175,7 @@ quiet_seconds = 2.0
 port = {web_port}
 [worker]
 lease_seconds = 4.0
-[[pacs]]
-name = "orthanc"
-ae_title = "ORTHANC"
-host = "127.0.0.1"
-port = {orthanc.dicom_port}
+{settings}
 """
     )
     with (folder / "log").open("wb") as log:
@@ -203,6 +199,20 @@ port = {orthanc.dicom_port}
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory, orthanc: Orthanc) -> Iterator[RunningNode]:
+    """A node with default settings but for ports and short waits, and Orthanc as its PACS."""
+    destination = f"""
+[[pacs]]
+name = "orthanc"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = {orthanc.dicom_port}
+"""
+    with run_node(tmp_path_factory.mktemp("node"), destination) as running:
+        yield running
 
 
 @pytest.fixture
