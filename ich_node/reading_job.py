@@ -21,6 +21,7 @@ from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, r
 logger = logging.getLogger(__name__)
 
 _READ_AGAIN = timedelta(seconds=10)
+_COMMIT_AGAIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _PASSING_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
 _FAULTS_OF_THE_NODE = (RejectionReason.INVALID_MODEL_OUTPUT, RejectionReason.INTERNAL_ERROR)
 
@@ -55,8 +56,7 @@ def read_due_study(
     try:
         with _showing_life(node.database, claim, lease):
             outcome = _read(node, claim, load_predictor)
-            with node.database.writing() as session:
-                _commit(session, node, claim, outcome)
+            _commit_when_possible(node, claim, outcome)
     except LeaseLost:
         logger.warning("study %s was taken over by another worker; dropping this reading", study_instance_uid)
         return False
@@ -82,6 +82,21 @@ def _read(
         if not isinstance(error, TransientError):
             logger.exception("study %s could not be read", claim.study_instance_uid)
         return error
+
+
+def _commit_when_possible(node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
+    """Commit, and again while the database does not answer: the reading is paid for, and its lease is kept alive."""
+    pause = threading.Event()
+    for wait_s in (*_COMMIT_AGAIN_S, None):
+        try:
+            with node.database.writing() as session:
+                _commit(session, node, claim, outcome)
+            return
+        except TransientError as error:
+            if wait_s is None:
+                raise
+            logger.warning("study %s is not committed yet: %s", claim.study_instance_uid, error)
+            pause.wait(wait_s)
 
 
 def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -172,12 +172,20 @@ class Reconciler:
         if waiting:
             with database.writing() as session:
                 studies = queue.take_due_studies(session, now)
-            for study_instance_uid in studies:
-                self._send(READ_TASK, study_instance_uid)
+            self._send_studies(database, studies)
         for destination in destinations:
             if time.monotonic() - self._delivered_at.get(destination, -1e9) > _DELIVER_AGAIN_SECONDS:
                 self._delivered_at[destination] = time.monotonic()
                 self._send(DELIVER_TASK, destination)
+
+    def _send_studies(self, database: Database, studies: Sequence[str]) -> None:
+        for number, study_instance_uid in enumerate(studies):
+            try:
+                self._send(READ_TASK, study_instance_uid)
+            except Exception:
+                with database.writing() as session:
+                    queue.forget_enqueued(session, studies[number:])
+                raise
 
     def _send(self, task: str, argument: str) -> None:
         self._app.send_task(task, (argument,), retry=False)

@@ -50,6 +50,11 @@ def main() -> None:
 @click.option("--steps", type=click.IntRange(1), default=TrainingConfig.steps_per_epoch, show_default=True)
 @click.option("--pretraining-epochs", type=click.IntRange(1), default=TrainingConfig.pretraining_epochs)
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option(
+    "--begin",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Go on from the networks of this finished run of the same split.",
+)
 @click.option("--fold", "only", type=click.IntRange(0), multiple=True, help="Only these folds, from 0.")
 @click.option(
     "--phantoms", type=click.IntRange(0), default=150, show_default=True, help="0: real slices only."
@@ -64,6 +69,7 @@ def cross_validate_(
     steps: int,
     pretraining_epochs: int,
     folds: int,
+    begin: Path | None,
     only: tuple[int, ...],
     phantoms: int,
     limit: int | None,
@@ -79,7 +85,7 @@ def cross_validate_(
     synthetic = _phantoms(cache, config, phantoms)
     if any(fold >= folds for fold in only):
         raise click.BadParameter(f"folds are numbered 0 to {folds - 1}", param_hint="--fold")
-    if cross_validate(slices, out, config, folds=folds, only=only, phantoms=synthetic):
+    if cross_validate(slices, out, config, folds=folds, only=only, phantoms=synthetic, begin=begin):
         click.echo(f"Out-of-fold predictions are in {out / 'oof.npz'}; `python -m training release` goes on.")
     else:
         click.echo("These folds are done; others are not yet.")

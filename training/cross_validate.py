@@ -29,6 +29,7 @@ def cross_validate(
     folds: int = 5,
     only: Sequence[int] = (),
     phantoms: SliceSet | None = None,
+    begin: Path | None = None,
 ) -> bool:
     """Train one network per fold and score the patients it was not shown.
 
@@ -39,6 +40,8 @@ def cross_validate(
     ----------
     only
         Folds to train here, so that several processes can share a run; all of them when empty.
+    begin
+        Folder of a finished run of the same split: each fold goes on from its weights there.
 
     Returns
     -------
@@ -48,19 +51,26 @@ def cross_validate(
     Raises
     ------
     ValueError
-        ``out`` holds a run of another configuration.
+        ``out`` holds a run of another configuration, or ``begin`` one of another split.
     """
     out.mkdir(parents=True, exist_ok=True)
     fold_of = stratified_folds(slices, folds, config.seed)
-    _claim(out / "run.json", {"config": asdict(config), "folds": folds, "fold_of": _split(slices, fold_of)})
-    start = pretrained(out, config, phantoms) if phantoms is not None else None
+    split = _split(slices, fold_of)
+    if begin is not None and json.loads((begin / "run.json").read_text())["fold_of"] != split:
+        raise ValueError(f"{begin} has another split: its networks have seen patients that they would be tested on")
+    _claim(
+        out / "run.json",
+        {"config": asdict(config), "folds": folds, "fold_of": split, "begin": begin and begin.name},
+    )
+    start = pretrained(out, config, phantoms) if phantoms is not None and begin is None else None
     for fold in only or range(folds):
-        _fold(slices, out, config, fold_of, fold, phantoms, start)
+        first = load_file(_weights(begin, fold)) if begin is not None else start
+        _fold(slices, out, config, fold_of, fold, phantoms, first)
     if not all(_weights(out, fold).is_file() for fold in range(folds)):
         return False
     logits = np.full(len(slices.label), np.nan)
     for fold in range(folds):
-        network = _fold(slices, out, config, fold_of, fold, phantoms, start)
+        network = _fold(slices, out, config, fold_of, fold, phantoms, None)
         rows = slices.of_scans(np.flatnonzero(fold_of == fold))
         logits[rows] = slice_logits(network, slices, rows, config.preprocess)
     np.savez(out / "oof.npz", logit=logits, label=slices.label, scan=slices.scan, fold_of=fold_of)

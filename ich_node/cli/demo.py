@@ -26,6 +26,7 @@ from ich_node.database.engine import Database
 from ich_node.database.worklist import study_report, worklist
 from ich_node.errors import IchNodeError
 from ich_node.findings import IchSubtype, Priority, StudyState
+from ich_node.settings import load_settings
 
 _FINAL = (StudyState.READ, StudyState.NOT_READ, StudyState.FAILED)
 _COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -153,7 +154,7 @@ def _node(output: Path, pacs_port: int, timeout_s: float) -> Iterator[tuple[int,
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, process_group=0)
         try:
             _wait_until_up(process, data_dir, output, timeout_s)
-            database = Database(f"sqlite:///{data_dir / 'ich-node.sqlite'}")
+            database = Database(load_settings(config, {}).settings.database_url)
             yield port, database
             database.dispose()
         finally:

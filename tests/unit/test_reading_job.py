@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pydicom
 import pytest
 
+from ich_node import reading_job
 from ich_node.database import outbox, queue
 from ich_node.database.engine import Database
 from ich_node.database.receipt import record_instance
 from ich_node.database.worklist import study_report, worklist_row
 from ich_node.delivery_job import Node
-from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.errors import RejectionReason, StudyRejected, TransientError
 from ich_node.findings import (
     AlgorithmIdentification,
     IchSubtype,
@@ -264,3 +265,21 @@ def test_reprocessing_a_series_that_cannot_be_read_says_why(node: Node, phantom:
     row = read(node, uid, ScriptedPredictor())
     assert (row["state"], row["reason"]) == ("NOT_READ", "LOCALIZER")
     assert row["priority"] == "STAT", "the flag of the reading that counts stays up"
+
+
+def test_a_database_that_answers_again_keeps_the_reading(
+    node: Node, phantom: HeadPhantom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    predictor = ScriptedPredictor(0.9)
+    answers = iter([TransientError("locked"), None])
+    commit = reading_job._commit
+
+    def slow_database(*arguments: Any) -> None:
+        if error := next(answers):
+            raise error
+        commit(*arguments)
+
+    monkeypatch.setattr(reading_job, "_commit", slow_database)
+    row = read(node, uid, predictor)
+    assert (row["state"], row["priority"], predictor.calls) == ("READ", "STAT", 1)
