@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,11 +12,12 @@ from ich_node.database.engine import Database
 from ich_node.database.outbox import Delivery
 from ich_node.deliver.outbox import next_attempt
 from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult, Destination, send
+from ich_node.lease import showing_life, work_owner
 from ich_node.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_DELIVERY_LEASE = timedelta(seconds=300)
+_LEASE = timedelta(seconds=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ def deliver_due(node: Node, destination_name: str) -> None:
     while True:
         with node.database.writing() as session:
             claimed = outbox.claim_deliveries(
-                session, destination_name, owner=work_owner(), now=_now(), lease=_DELIVERY_LEASE
+                session, destination_name, owner=work_owner(), now=_now(), lease=_LEASE
             )
         if not claimed:
             return
@@ -49,13 +47,9 @@ def deliver_due(node: Node, destination_name: str) -> None:
             _record_unknown(node.database, claimed)
             return
         paths = [node.settings.results_dir / delivery.file_name for delivery in claimed]
-        outcomes = send(paths, destination, calling_ae_title=node.settings.receiver.ae_title)
-        _record_outcomes(node.database, claimed, outcomes)
-
-
-def work_owner() -> str:
-    """A name for the holder of a lease: host, process and a part of its own for each job."""
-    return f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        with showing_life(_renewal(node.database, claimed), _LEASE):
+            outcomes = send(paths, destination, calling_ae_title=node.settings.receiver.ae_title)
+            _record_outcomes(node.database, claimed, outcomes)
 
 
 def _record_outcomes(
@@ -74,6 +68,14 @@ def _record_outcomes(
             may_pass = outcome.result is DeliveryResult.TRANSIENT
             again = next_attempt(delivery.attempts, now) if may_pass else None
             outbox.record_failed(session, delivery, next_attempt_at=again, note=outcome.detail)
+
+
+def _renewal(database: Database, claimed: Sequence[Delivery]) -> Callable[[], bool]:
+    def renew() -> bool:
+        with database.writing() as session:
+            return outbox.renew_leases(session, claimed, now=_now(), lease=_LEASE) > 0
+
+    return renew
 
 
 def _record_unknown(database: Database, claimed: Sequence[Delivery]) -> None:

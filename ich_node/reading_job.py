@@ -6,16 +6,16 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from ich_node.database import queue, readings
 from ich_node.database.engine import Database, Session
 from ich_node.database.queue import LeaseLost, StudyClaim
-from ich_node.delivery_job import Node, work_owner
+from ich_node.delivery_job import Node
 from ich_node.errors import RejectionReason, TransientError
 from ich_node.findings import StudyState
+from ich_node.lease import showing_life, work_owner
 from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, read_study
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def read_due_study(
     if claim is None:
         return False
     try:
-        with _showing_life(node.database, claim, lease):
+        with showing_life(_renewal(node.database, claim, lease), lease):
             outcome = _read(node, claim, load_predictor)
             _commit_when_possible(node, claim, outcome)
     except LeaseLost:
@@ -145,27 +145,12 @@ def _history(database: Database, predictor: Predictor) -> Callable[[str], Histor
     return look_up
 
 
-@contextmanager
-def _showing_life(database: Database, claim: StudyClaim, lease: timedelta) -> Iterator[None]:
-    """Renew the lease from a thread of its own while the study is being read."""
-    done = threading.Event()
+def _renewal(database: Database, claim: StudyClaim, lease: timedelta) -> Callable[[], bool]:
+    def renew() -> bool:
+        with database.writing() as session:
+            return queue.renew_lease(session, claim, now=_now(), lease=lease)
 
-    def renew() -> None:
-        while not done.wait(lease.total_seconds() / 3):
-            try:
-                with database.writing() as session:
-                    if not queue.renew_lease(session, claim, now=_now(), lease=lease):
-                        return  # the commit will find out
-            except TransientError as error:
-                logger.warning("the lease of study %s was not renewed: %s", claim.study_instance_uid, error)
-
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    return renew
 
 
 def _now() -> datetime:

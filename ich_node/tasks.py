@@ -7,6 +7,7 @@ and who may work on it.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +16,15 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
+from kombu.exceptions import OperationalError
 
 from ich_node.broker import resolve_broker
 from ich_node.database import outbox, queue
 from ich_node.database.engine import Database
-from ich_node.delivery_job import Node, deliver_due
+from ich_node.delivery_job import Deliverer, Node
 from ich_node.errors import TransientError
+from ich_node.model.bundle import find_bundle, verify_bundle
 from ich_node.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ DELIVER_TASK = "ich_node.deliver"
 _DELIVERY_THREADS = 8
 _TICK_SECONDS = 0.5
 _DELIVER_AGAIN_SECONDS = 10.0
+_START_SECONDS = 300.0
+"""A pool process may take so long to load torch and the weights; Celery would kill it after 4 s, again and again."""
 
 
 class Queue(StrEnum):
@@ -50,6 +55,7 @@ def create_app(settings: Settings) -> Celery:
     app.conf.update(
         broker_transport_options=broker.transport_options,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
@@ -60,6 +66,7 @@ def create_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_send_task_events=False,
+        worker_proc_alive_timeout=_START_SECONDS,
         worker_cancel_long_running_tasks_on_connection_loss=False,
         timezone="UTC",
     )
@@ -77,9 +84,12 @@ class _PoolProcess:
     def node(self) -> Node:
         return Node(settings=self._settings, database=Database(self._settings.database_url))
 
+    @cached_property
+    def deliverer(self) -> Deliverer:
+        return Deliverer(self.node)
+
     def predictor(self, bundle: str | None = None) -> Predictor:
-        from ich_node.model.bundle import find_bundle  # only the reading worker loads torch
-        from ich_node.model.predict import load_predictor
+        from ich_node.model.predict import load_predictor  # only the reading worker loads torch
 
         name = bundle or self._settings.model.bundles[0]
         if name not in self._predictors:
@@ -99,35 +109,69 @@ def _register_tasks(app: Celery, process: _PoolProcess) -> None:
 
     @app.task(name=DELIVER_TASK)
     def deliver(destination: str) -> None:
-        deliver_due(process.node, destination)
+        process.deliverer.deliver_due(destination)
 
 
 def count_workers(settings: Settings) -> list[str]:
-    """Names of the workers that answer over the broker."""
+    """Names of the workers that answer over the broker.
+
+    Raises
+    ------
+    TransientError
+        The broker does not answer.
+    """
     app = create_app(settings)
     try:
         answers = app.control.ping(timeout=2.0) or []
-    except app.connection_for_write().connection_errors as error:
+    except (OperationalError, *app.connection_for_write().connection_errors) as error:
         raise TransientError(f"the broker does not answer: {error}") from None
     return sorted(name for answer in answers for name in answer)
 
 
 def run_worker(settings: Settings, role: Queue, *, on_ready: Callable[[], None]) -> None:
-    """Work on one queue until the process is told to stop; the deliverer also reconciles."""
+    """Work on one queue until the process is told to stop; the deliverer also reconciles.
+
+    Raises
+    ------
+    ConfigurationError
+        The bundle that is to read is not here, or not what it says.
+    """
     app, process = create_app(settings), _PoolProcess(settings)
     _register_tasks(app, process)
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
     if role is Queue.READ:
+        verify_bundle(find_bundle(settings.model.bundles[0], settings.bundles_dir))
+        _share_cores(settings.worker.processes)
         signals.worker_process_init.connect(lambda **_: process.predictor(), weak=False)
         pool = ["--pool", "prefork", "--concurrency", str(settings.worker.processes)]
     else:
         reconciler = Reconciler(app, settings)
+        app.steps["consumer"].add(_on_connection(reconciler.broker_may_be_empty))
         signals.worker_ready.connect(lambda **_: reconciler.start(), weak=False)
         signals.worker_shutting_down.connect(lambda **_: reconciler.stop(), weak=False)
         pool = ["--pool", "threads", "--concurrency", str(_DELIVERY_THREADS)]
     name = f"ich-node-{role}@%h"
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     app.worker_main(["worker", "--queues", role, "--hostname", name, *pool, *quiet])
+
+
+def _share_cores(processes: int) -> None:
+    """Keep pool processes from running one thread for each core each; torch reads this when it is loaded."""
+    if processes > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+
+
+def _on_connection(call: Callable[[], None]) -> type[bootsteps.StartStopStep]:
+    """A step of Celery's consumer, which starts its steps anew for each connection to the broker."""
+
+    class Connected(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.consumer.connection:Connection",)
+
+        def start(self, consumer: object) -> None:
+            call()
+
+    return Connected
 
 
 class Reconciler:
@@ -139,10 +183,16 @@ class Reconciler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._delivered_at: dict[str, float] = {}
+        self._forget = threading.Event()
+        self._forget.set()
 
     def start(self) -> None:
         """Begin; whatever was enqueued before is enqueued anew, in case its message is lost."""
         self._thread.start()
+
+    def broker_may_be_empty(self) -> None:
+        """Enqueue all that waits anew: the broker was away and may have lost its messages."""
+        self._forget.set()
 
     def stop(self) -> None:
         """End after the current round."""
@@ -150,22 +200,25 @@ class Reconciler:
 
     def _run(self) -> None:
         database = Database(self._settings.database_url)
-        forgotten = False
         while not self._stop.wait(_TICK_SECONDS):
             try:
-                if not forgotten:
-                    with database.writing() as session:
-                        queue.forget_enqueued(session)
-                    forgotten = True
                 self._reconcile(database)
             except TransientError as error:
                 logger.warning("reconciling again in %.1f s: %s", _TICK_SECONDS, error)
-            except self._app.connection_for_write().connection_errors as error:
+            except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
                 logger.warning("the broker does not answer: %s", error)
+                self._forget.set()  # some of what was marked as enqueued has not been sent
+            except Exception:  # this thread's boundary: were it to end, nothing would be read any more
+                logger.exception("reconciling again in %.1f s", _TICK_SECONDS)
+                self._forget.set()
         database.dispose()
 
     def _reconcile(self, database: Database) -> None:
         now = datetime.now(UTC)
+        if self._forget.is_set():
+            self._forget.clear()
+            with database.writing() as session:
+                queue.forget_enqueued(session)
         with database.reading() as session:
             waiting = queue.has_due_study(session, now)
             destinations = outbox.destinations_due(session, now)

@@ -57,20 +57,24 @@ def cross_validate(
     fold_of = stratified_folds(slices, folds, config.seed)
     split = _split(slices, fold_of)
     if begin is not None and json.loads((begin / "run.json").read_text())["fold_of"] != split:
-        raise ValueError(f"{begin} has another split: its networks have seen patients that they would be tested on")
+        raise ValueError(
+            f"{begin} has another split: its networks have seen patients that they would be tested on"
+        )
     _claim(
         out / "run.json",
         {"config": asdict(config), "folds": folds, "fold_of": split, "begin": begin and begin.name},
     )
     start = pretrained(out, config, phantoms) if phantoms is not None and begin is None else None
+    # a run that goes on from another draws other slices than that did
+    seed = config.seed if begin is None else config.seed + 100
     for fold in only or range(folds):
         first = load_file(_weights(begin, fold)) if begin is not None else start
-        _fold(slices, out, config, fold_of, fold, phantoms, first)
+        _fold(slices, out, config, fold_of, fold, phantoms, first, seed + fold)
     if not all(_weights(out, fold).is_file() for fold in range(folds)):
         return False
     logits = np.full(len(slices.label), np.nan)
     for fold in range(folds):
-        network = _fold(slices, out, config, fold_of, fold, phantoms, None)
+        network = _fold(slices, out, config, fold_of, fold, phantoms, None, seed + fold)
         rows = slices.of_scans(np.flatnonzero(fold_of == fold))
         logits[rows] = slice_logits(network, slices, rows, config.preprocess)
     np.savez(out / "oof.npz", logit=logits, label=slices.label, scan=slices.scan, fold_of=fold_of)
@@ -89,6 +93,7 @@ def _fold(
     fold: int,
     phantoms: SliceSet | None,
     start: dict[str, torch.Tensor] | None,
+    seed: int,
 ) -> VicarMil:
     weights = _weights(out, fold)
     if weights.is_file():
@@ -100,7 +105,7 @@ def _fold(
         slices,
         np.flatnonzero(fold_of != fold),
         config,
-        seed=config.seed + fold,
+        seed=seed,
         checkpoint=out / f"fold{fold}.checkpoint",
         phantoms=phantoms,
         start=start,

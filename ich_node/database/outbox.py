@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow
@@ -85,6 +85,20 @@ def claim_deliveries(
             )
         )
     return claimed
+
+
+def renew_leases(session: Session, claimed: Collection[Delivery], *, now: datetime, lease: timedelta) -> int:
+    """Show life while sending; how many of the deliveries are still this process's."""
+    mine = [
+        and_(OutboxRow.id == delivery.id, OutboxRow.attempts == delivery.attempts) for delivery in claimed
+    ]
+    renewed: Sequence[int] = session.scalars(
+        update(OutboxRow)
+        .where(OutboxRow.state == DeliveryState.PENDING, OutboxRow.lease_owner.is_not(None), or_(*mine))
+        .values(lease_until=now + lease)
+        .returning(OutboxRow.id)
+    ).all()
+    return len(renewed)
 
 
 def record_sent(session: Session, delivery: Delivery, *, now: datetime, note: str | None) -> None:

@@ -16,6 +16,7 @@ from ich_node.database.outbox import (
     destinations_due,
     record_failed,
     record_sent,
+    renew_leases,
     retry_failed,
 )
 from ich_node.findings import Priority
@@ -164,3 +165,17 @@ def test_records_name_their_study(database: Database) -> None:
     assert {(r.study_instance_uid, r.kind, r.destination) for r in records} == {
         ("1.0", kind, name) for kind in ("SR", "SC") for name in ("PACS", "archive")
     }
+
+
+def test_a_renewed_lease_keeps_others_away(database: Database) -> None:
+    add(database, 1)
+    claimed = take(database, 10)
+    with database.writing() as session:
+        assert renew_leases(session, claimed, now=at(10 + LEASE.total_seconds() - 1), lease=LEASE) == len(
+            claimed
+        )
+    assert take(database, 10 + LEASE.total_seconds() + 1) == []
+    later = take(database, 10 + 2 * LEASE.total_seconds() + 1)
+    assert [d.id for d in later] == [d.id for d in claimed]
+    with database.writing() as session:
+        assert renew_leases(session, claimed, now=at(200), lease=LEASE) == 0, "others have taken them over"

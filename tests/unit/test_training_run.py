@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from safetensors.torch import load_file
 
 from ich_node.findings import IchSubtype
 from ich_node.model.bundle import verify_bundle
@@ -141,6 +143,18 @@ def test_another_configuration_does_not_take_up_a_run(pictures: Path, tmp_path: 
     cross_validate(slices, tmp_path / "run", SMALL, folds=2, only=[0])
     with pytest.raises(ValueError, match="describes another run"):
         cross_validate(slices, tmp_path / "run", TrainingConfig(preprocess=SMALL.preprocess), folds=2)
+
+
+def test_going_on_begins_with_the_earlier_networks_of_the_same_split(pictures: Path, tmp_path: Path):
+    slices = load_ct_ich(pictures, tmp_path / "cache", SMALL.preprocess)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cross_validate(slices, first, SMALL, folds=2)
+    still = replace(SMALL, learning_rate=0.0, average_decay=0.0)
+    assert cross_validate(slices, second, still, folds=2, begin=first)
+    before, after = (load_file(run / "fold1.safetensors") for run in (first, second))
+    assert torch.equal(before["classifier.weight"], after["classifier.weight"])
+    with pytest.raises(ValueError, match="another split"):
+        cross_validate(slices, tmp_path / "third", replace(SMALL, seed=21), folds=4, begin=first)
 
 
 def test_phantoms_are_learnt_better_than_chance(pictures: Path, tmp_path: Path):

@@ -1,0 +1,98 @@
+"""Results from the outbox to a PACS that takes them, refuses them, or is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ich_node.database import outbox
+from ich_node.database.engine import Database
+from ich_node.database.outbox import DeliveryRecord
+from ich_node.delivery_job import Node, deliver_due
+from ich_node.settings import PacsSettings, Settings
+from ich_node.testing.pacs import DemoPacs
+from tests.stored_studies import StoredStudies
+
+
+def make_node(folder: Path, port: int) -> Node:
+    pacs = PacsSettings(name="archive", ae_title="DEMO_PACS", host="127.0.0.1", port=port)
+    settings = Settings(data_dir=folder / "data", pacs=(pacs,))
+    database = Database(settings.database_url)
+    database.upgrade()
+    return Node(settings=settings, database=database)
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[DemoPacs]:
+    with DemoPacs(tmp_path / "pacs") as pacs:
+        yield pacs
+
+
+@pytest.fixture
+def node(tmp_path: Path, pacs: DemoPacs) -> Iterator[Node]:
+    node = make_node(tmp_path, pacs.port)
+    yield node
+    node.database.dispose()
+
+
+def fill(node: Node, destination: str = "archive") -> None:
+    now = datetime.now(UTC) - timedelta(seconds=5)
+    studies = StoredStudies(database=node.database, results_dir=node.settings.results_dir)
+    studies.receive("1.2.3", at=now)
+    studies.read("1.2.3", at=now, suspicion=0.9, destinations=(destination,))
+
+
+def records(node: Node) -> list[DeliveryRecord]:
+    with node.database.reading() as session:
+        return outbox.deliveries(session)
+
+
+def test_everything_that_is_due_arrives_once(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    deliver_due(node, "archive")
+    deliver_due(node, "archive")
+    assert {r.state for r in records(node)} == {"SENT"}
+    assert sorted(o.sop_instance_uid for o in pacs.received) == sorted(
+        r.sop_instance_uid for r in records(node)
+    )
+    assert {o.calling_ae_title for o in pacs.received} == {"ICH_NODE"}
+
+
+def test_a_pacs_that_is_full_is_tried_again_later(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    pacs.store_status = 0xA700
+    deliver_due(node, "archive")
+    for record in records(node):
+        assert (record.state, record.attempts) == ("PENDING", 1)
+        assert record.next_attempt_at > datetime.now(UTC)
+        assert "A700" in (record.note or "")
+
+
+def test_what_a_pacs_refuses_for_good_is_a_dead_letter_until_retried(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    pacs.store_status = 0xC123
+    deliver_due(node, "archive")
+    assert {r.state for r in records(node)} == {"DEAD"}
+    pacs.store_status = 0
+    with node.database.writing() as session:
+        assert outbox.retry_failed(session, now=datetime.now(UTC)) == len(records(node))
+    deliver_due(node, "archive")
+    assert {r.state for r in records(node)} == {"SENT"}
+
+
+def test_a_pacs_that_is_away_is_waited_for(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    pacs.reject_associations = True
+    deliver_due(node, "archive")
+    assert {(r.state, r.attempts) for r in records(node)} == {("PENDING", 1)}
+    assert all("rejected" in (r.note or "") for r in records(node))
+
+
+def test_a_destination_that_the_settings_no_longer_name_says_so(node: Node) -> None:
+    fill(node, "former")
+    deliver_due(node, "former")
+    assert {r.state for r in records(node)} == {"DEAD"}
+    assert all("no [[pacs]] is named former" in (r.note or "") for r in records(node))
