@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,9 @@ from ich_node.settings import Settings
 logger = logging.getLogger(__name__)
 
 _LEASE = timedelta(seconds=20)
+_BATCH = 10
+"""Objects for one association; what is more urgent and came meanwhile goes with the next."""
+_THREADS_FOR_ONE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +37,34 @@ class Node:
         return tuple(pacs.name for pacs in self.settings.pacs)
 
 
+class Deliverer:
+    """Delivers from several threads, of which one destination gets two at most.
+
+    So a PACS that is dead or slow leaves threads to the others.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._free: dict[str, threading.BoundedSemaphore] = {}
+
+    def deliver_due(self, destination_name: str) -> None:
+        """Send a PACS what waits for it, unless enough threads are at that already."""
+        free = self._free.setdefault(destination_name, threading.BoundedSemaphore(_THREADS_FOR_ONE))
+        if not free.acquire(blocking=False):
+            return
+        try:
+            deliver_due(self._node, destination_name)
+        finally:
+            free.release()
+
+
 def deliver_due(node: Node, destination_name: str) -> None:
     """Send a PACS what waits for it, the most urgent first, until nothing is due."""
     destination = _destination(node.settings, destination_name)
     while True:
         with node.database.writing() as session:
             claimed = outbox.claim_deliveries(
-                session, destination_name, owner=work_owner(), now=_now(), lease=_LEASE
+                session, destination_name, owner=work_owner(), now=_now(), lease=_LEASE, limit=_BATCH
             )
         if not claimed:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,13 +15,21 @@ from ich_node.database.receipt import Receipt
 from ich_node.database.tables import InstanceRow
 from ich_node.receive.completeness import is_geometrically_complete
 from ich_node.receive.limits import AllowedPeer, Limits
-from ich_node.receive.received import AssociationSummary, RebuildSummary, ReceivedInstance, rebuild
+from ich_node.receive.received import (
+    AssociationSummary,
+    RebuildSummary,
+    ReceivedInstance,
+    log_without_values,
+    rebuild,
+)
 from ich_node.receive.scp import Receiver
 from ich_node.receive.spool import Spool
 from ich_node.settings import Settings
 from ich_node.study import Instance
 
 logger = logging.getLogger(__name__)
+
+_MEND_SECONDS = 10.0
 
 
 class Intake:
@@ -38,9 +47,13 @@ class Intake:
         self._waits = settings.receiver
         self._database = database
         self._spool = spool
+        self._rows_missing = threading.Event()
 
     def record(self, received: ReceivedInstance) -> None:
-        """Write the rows of one object; its series is due when nothing follows for ``stalled_seconds``."""
+        """Write the rows of one object; its series is due when nothing follows for ``stalled_seconds``.
+
+        What goes wrong is raised, and made good by `mend`.
+        """
         self._record(received, wait_s=self._waits.stalled_seconds)
 
     def end_association(self, summary: AssociationSummary) -> None:
@@ -52,14 +65,27 @@ class Intake:
             summary.refused,
             "released" if summary.released else "aborted",
         )
-        if summary.unrecorded:
-            self.rebuild()
+        self.mend()
         now = datetime.now(UTC)
         for series_instance_uid in summary.series_instance_uids:
             with self._database.writing() as session:
                 complete = summary.released and self._is_complete(session, series_instance_uid)
                 wait_s = self._waits.settle_seconds if complete else self._waits.quiet_seconds
                 receipt.set_due(session, series_instance_uid, now + timedelta(seconds=wait_s))
+
+    def mend(self) -> None:
+        """Write the rows that could not be written when their objects came, if there are any; raises nothing.
+
+        An object that was acknowledged is never sent again. Without its rows nobody would know of it.
+        """
+        if not self._rows_missing.is_set():
+            return
+        self._rows_missing.clear()
+        try:
+            self.rebuild()
+        except Exception as error:
+            self._rows_missing.set()
+            log_without_values(logger, "rows of received objects are still missing", error)
 
     def rebuild(self) -> RebuildSummary:
         """Write the rows that the spool has objects for and the database does not."""
@@ -83,6 +109,13 @@ class Intake:
         return is_geometrically_complete([_geometry(row, self._spool.path(row.file_name)) for row in rows])
 
     def _record(self, received: ReceivedInstance, *, wait_s: float) -> None:
+        try:
+            self._write(received, wait_s=wait_s)
+        except Exception:
+            self._rows_missing.set()
+            raise
+
+    def _write(self, received: ReceivedInstance, *, wait_s: float) -> None:
         with self._database.writing() as session:
             outcome = receipt.record_instance(
                 session,
@@ -140,7 +173,17 @@ def open_receiver(settings: Settings, database: Database) -> Iterator[Receiver]:
     )
     intake.rebuild()
     receiver.start()
+    stopped = threading.Event()
+    mender = threading.Thread(target=_keep_mending, args=(intake, stopped), name="mender", daemon=True)
+    mender.start()
     try:
         yield receiver
     finally:
         receiver.stop()
+        stopped.set()
+        mender.join()
+
+
+def _keep_mending(intake: Intake, stopped: threading.Event) -> None:
+    while not stopped.wait(_MEND_SECONDS):
+        intake.mend()

@@ -162,7 +162,9 @@ def _open_study(claim: StudyClaim, spool_dir: Path) -> tuple[Study, list[SeriesE
     opened, unreadable = [], []
     for claimed in claim.series:
         instances, rejected = _open_instances(claimed, spool_dir)
-        if not instances and rejected is not None:
+        if (
+            rejected is not None
+        ):  # without the slices that cannot be read the others would look like all of it
             unreadable.append(_exclusion(claimed.series_instance_uid, rejected))
         elif instances:
             opened.append(
@@ -249,7 +251,7 @@ def _predecessor(earlier: EarlierReading | None, series: Series) -> Predecessor 
 
 
 def _save(dataset: pydicom.Dataset, kind: str, results_dir: Path) -> NewObject:
-    results_dir.mkdir(parents=True, exist_ok=True)
+    results_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = results_dir / f"{dataset.SOPInstanceUID}.dcm"
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     with unfinished.open("wb") as file:

@@ -13,7 +13,7 @@ from ich_node.database import queue, readings
 from ich_node.database.engine import Database, Session
 from ich_node.database.queue import LeaseLost, StudyClaim
 from ich_node.delivery_job import Node
-from ich_node.errors import RejectionReason, TransientError
+from ich_node.errors import ConfigurationError, IchNodeError, RejectionReason, TransientError
 from ich_node.findings import StudyState
 from ich_node.lease import showing_life, work_owner
 from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, read_study
@@ -89,14 +89,25 @@ def _commit_when_possible(node: Node, claim: StudyClaim, outcome: StudyOutcome |
     pause = threading.Event()
     for wait_s in (*_COMMIT_AGAIN_S, None):
         try:
-            with node.database.writing() as session:
-                _commit(session, node, claim, outcome)
+            _commit_or_fail(node, claim, outcome)
             return
         except TransientError as error:
             if wait_s is None:
                 raise
             logger.warning("study %s is not committed yet: %s", claim.study_instance_uid, error)
             pause.wait(wait_s)
+
+
+def _commit_or_fail(node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
+    try:
+        with node.database.writing() as session:
+            _commit(session, node, claim, outcome)
+    except IchNodeError:
+        raise
+    except Exception as error:  # tried again, it would end as WORKER_LOST, which is not true
+        logger.exception("the reading of study %s cannot be committed", claim.study_instance_uid)
+        with node.database.writing() as session:
+            _commit(session, node, claim, error)
 
 
 def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
@@ -106,6 +117,8 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
         queue.give_back(session, claim, now=now, again_at=now + _READ_AGAIN)
     elif isinstance(outcome, Exception):
         detail = f"{type(outcome).__name__} while reading; the worker's log has the whole of it"
+        if isinstance(outcome, ConfigurationError):  # its text says what to mend, and names no patient
+            detail = str(outcome)
         reason = RejectionReason.INTERNAL_ERROR
         readings.finish_not_read(
             session, claim, exclusions=(), reason=reason, detail=detail, now=now, state=StudyState.FAILED

@@ -26,6 +26,8 @@ from ich_node.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "ICH_NODE_"
 CONFIG_VARIABLE = "ICH_NODE_CONFIG"
+SQLITE_FILE = "ich-node.sqlite"
+"""In data_dir, where database.url names nothing else."""
 
 
 def _setting(default: Any, description: str, unit: str = "", **bounds: Any) -> Any:
@@ -210,7 +212,7 @@ class Settings(_Section):
     @property
     def database_url(self) -> str:
         """The database's SQLAlchemy URL with the default filled in."""
-        return self.database.url or f"sqlite:///{quote(str(self.data_dir / 'ich-node.sqlite'))}"
+        return self.database.url or f"sqlite:///{quote(str(self.data_dir / SQLITE_FILE))}"
 
     @property
     def spool_dir(self) -> Path:

@@ -36,6 +36,7 @@ READ_TASK = "ich_node.read"
 DELIVER_TASK = "ich_node.deliver"
 _DELIVERY_THREADS = 8
 _TICK_SECONDS = 0.5
+_PAUSE_SECONDS = 5.0
 _DELIVER_AGAIN_SECONDS = 10.0
 _START_SECONDS = 300.0
 """A pool process may take so long to load torch and the weights; Celery would kill it after 4 s, again and again."""
@@ -112,6 +113,11 @@ def _register_tasks(app: Celery, process: _PoolProcess) -> None:
         process.deliverer.deliver_due(destination)
 
 
+def worker_name(role: Queue) -> str:
+    """What a worker of this role calls itself, before the ``@`` and its host."""
+    return f"ich-node-{role}"
+
+
 def count_workers(settings: Settings) -> list[str]:
     """Names of the workers that answer over the broker.
 
@@ -123,7 +129,7 @@ def count_workers(settings: Settings) -> list[str]:
     app = create_app(settings)
     try:
         answers = app.control.ping(timeout=2.0) or []
-    except (OperationalError, *app.connection_for_write().connection_errors) as error:
+    except _broker_errors(app) as error:
         raise TransientError(f"the broker does not answer: {error}") from None
     return sorted(name for answer in answers for name in answer)
 
@@ -136,11 +142,12 @@ def run_worker(settings: Settings, role: Queue, *, on_ready: Callable[[], None])
     ConfigurationError
         The bundle that is to read is not here, or not what it says.
     """
+    if role is Queue.READ:
+        verify_bundle(find_bundle(settings.model.bundles[0], settings.bundles_dir))
     app, process = create_app(settings), _PoolProcess(settings)
     _register_tasks(app, process)
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
     if role is Queue.READ:
-        verify_bundle(find_bundle(settings.model.bundles[0], settings.bundles_dir))
         _share_cores(settings.worker.processes)
         signals.worker_process_init.connect(lambda **_: process.predictor(), weak=False)
         pool = ["--pool", "prefork", "--concurrency", str(settings.worker.processes)]
@@ -150,9 +157,14 @@ def run_worker(settings: Settings, role: Queue, *, on_ready: Callable[[], None])
         signals.worker_ready.connect(lambda **_: reconciler.start(), weak=False)
         signals.worker_shutting_down.connect(lambda **_: reconciler.stop(), weak=False)
         pool = ["--pool", "threads", "--concurrency", str(_DELIVERY_THREADS)]
-    name = f"ich-node-{role}@%h"
+    name = f"{worker_name(role)}@%h"
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     app.worker_main(["worker", "--queues", role, "--hostname", name, *pool, *quiet])
+
+
+def _broker_errors(app: Celery) -> tuple[type[BaseException], ...]:
+    """What is raised where the broker is away: the transport's own errors, and kombu's for those."""
+    return (OperationalError, *app.connection_for_write().connection_errors)
 
 
 def _share_cores(processes: int) -> None:
@@ -165,7 +177,7 @@ def _share_cores(processes: int) -> None:
 def _on_connection(call: Callable[[], None]) -> type[bootsteps.StartStopStep]:
     """A step of Celery's consumer, which starts its steps anew for each connection to the broker."""
 
-    class Connected(bootsteps.StartStopStep):  # type: ignore[misc]
+    class Connected(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer.connection:Connection",)
 
         def start(self, consumer: object) -> None:
@@ -205,20 +217,19 @@ class Reconciler:
                 self._reconcile(database)
             except TransientError as error:
                 logger.warning("reconciling again in %.1f s: %s", _TICK_SECONDS, error)
-            except (OperationalError, *self._app.connection_for_write().connection_errors) as error:
+            except _broker_errors(self._app) as error:
                 logger.warning("the broker does not answer: %s", error)
-                self._forget.set()  # some of what was marked as enqueued has not been sent
             except Exception:  # this thread's boundary: were it to end, nothing would be read any more
-                logger.exception("reconciling again in %.1f s", _TICK_SECONDS)
-                self._forget.set()
+                logger.exception("reconciling again in %.1f s", _PAUSE_SECONDS)
+                self._stop.wait(_PAUSE_SECONDS)
         database.dispose()
 
     def _reconcile(self, database: Database) -> None:
         now = datetime.now(UTC)
         if self._forget.is_set():
-            self._forget.clear()
             with database.writing() as session:
                 queue.forget_enqueued(session)
+            self._forget.clear()
         with database.reading() as session:
             waiting = queue.has_due_study(session, now)
             destinations = outbox.destinations_due(session, now)

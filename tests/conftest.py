@@ -6,6 +6,21 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says nothing on a machine that is busy with servers and torch.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep on one xdist worker what shares servers: the acceptance tests, and each module of integration tests."""
+    for item in items:
+        folder = item.path.parent.name
+        if folder == "acceptance":
+            item.add_marker(pytest.mark.xdist_group("acceptance"))
+        elif folder == "integration":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

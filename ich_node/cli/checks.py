@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from ich_node.cli.settings import existing_database
 from ich_node.database import outbox
-from ich_node.database.engine import Database
 from ich_node.database.receipt import conflicts
 from ich_node.database.worklist import state_counts
 from ich_node.deliver.scu import Destination, echo
 from ich_node.errors import IchNodeError
 from ich_node.model.bundle import find_bundle, verify_bundle
 from ich_node.settings import Settings
-from ich_node.tasks import count_workers
+from ich_node.tasks import Queue, count_workers, worker_name
 
 _LOW_DISK_BYTES = 5 * 2**30
 
@@ -39,6 +39,8 @@ def run_checks(settings: Settings) -> list[Check]:
             ok, found = check()
         except (IchNodeError, OSError) as error:
             ok, found = False, str(error)
+        except Exception as error:
+            ok, found = False, f"the check itself failed: {type(error).__name__}: {error}"
         checks.append(Check(name=name, ok=ok, found=found, mend=mend))
     return checks
 
@@ -74,16 +76,18 @@ def _disk(settings: Settings) -> tuple[bool, str]:
 
 
 def _database(settings: Settings) -> tuple[bool, str]:
-    database = Database(settings.database_url)
+    database = existing_database(settings)
     database.require_current()
     return True, f"{database.engine.dialect.name}, revision {database.revision()[1]}"
 
 
 def _workers(settings: Settings) -> tuple[bool, str]:
-    if settings.worker.processes == 0:
-        return True, "none wanted on this host"
+    # Of all hosts: one with worker.processes = 0 lives on the workers of the others.
     names = count_workers(settings)
-    return len(names) >= 2, ", ".join(names) or "no worker answers over the broker"
+    missing = [role for role in Queue if not any(name.startswith(f"{worker_name(role)}@") for name in names)]
+    if missing:
+        return False, "no worker answers over the broker for: " + ", ".join(missing)
+    return True, ", ".join(names)
 
 
 def _model(settings: Settings) -> tuple[bool, str]:
@@ -98,19 +102,19 @@ def _echo(to: Destination, settings: Settings) -> tuple[bool, str]:
 
 def _receiver(own: Destination, settings: Settings) -> tuple[bool, str]:
     ok, found = _echo(own, settings)
-    if not ok and settings.peers and "rejected the association" in found:
+    if not ok and settings.peers and "Calling AE title not recogni" in found:
         return True, "listens, and admits its peers only"
     return ok, found
 
 
 def _deliveries(settings: Settings) -> tuple[bool, str]:
-    with Database(settings.database_url).reading() as session:
+    with existing_database(settings).reading() as session:
         failed = outbox.deliveries(session, failed=True)
     return not failed, f"{len(failed)} failed" if failed else "none failed"
 
 
 def _studies(settings: Settings) -> tuple[bool, str]:
-    with Database(settings.database_url).reading() as session:
+    with existing_database(settings).reading() as session:
         counts = state_counts(session)
     return not counts.get("FAILED"), ", ".join(
         f"{n} {state}" for state, n in sorted(counts.items())
@@ -118,7 +122,7 @@ def _studies(settings: Settings) -> tuple[bool, str]:
 
 
 def _conflicts(settings: Settings) -> tuple[bool, str]:
-    with Database(settings.database_url).reading() as session:
+    with existing_database(settings).reading() as session:
         count = conflicts(session, since=timedelta(days=7), now=datetime.now(UTC))
     return (
         count == 0,

@@ -29,6 +29,8 @@ from ich_node.findings import IchSubtype, Priority, StudyState
 from ich_node.settings import load_settings
 
 _FINAL = (StudyState.READ, StudyState.NOT_READ, StudyState.FAILED)
+_LOG = "node.log"
+"""Also what tells a folder that a demo filled from any other."""
 _COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -66,8 +68,7 @@ def demo(output: Path, timeout_s: float) -> None:
     from ich_node.testing.pacs import DemoPacs
     from ich_node.testing.scu import send_images
 
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    _empty(output)
     with DemoPacs(output / "pacs") as pacs, _node(output, pacs.port, timeout_s) as (port, database):
         studies = _studies()
         console.print("Sending a study with a hemorrhage, one without, and one that is a localizer only.")
@@ -88,6 +89,15 @@ def demo(output: Path, timeout_s: float) -> None:
     if faults:
         raise IchNodeError("the demo did not end as it should")
     console.print("[green]Every priority, report and overlay is as it should be.[/green]")
+
+
+def _empty(output: Path) -> None:
+    """Make the folder, or empty it where an earlier demo filled it; nothing else is ever removed."""
+    if output.exists() and not (output / _LOG).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise click.UsageError(f"{output} is not from a demo, and is not overwritten; name another --output")
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / _LOG).touch()
 
 
 def _studies() -> list[DemoStudy]:
@@ -149,7 +159,7 @@ def _node(output: Path, pacs_port: int, timeout_s: float) -> Iterator[tuple[int,
         encoding="utf-8",
     )
     environ = {k: v for k, v in os.environ.items() if not k.startswith("ICH_NODE_")}
-    with (output / "node.log").open("wb") as log:
+    with (output / _LOG).open("wb") as log:
         command = python_command("--config", str(config), "up")
         process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, process_group=0)
         try:
@@ -167,7 +177,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], data_dir: Path, output: Pat
         deadline = time.monotonic() + timeout_s
         while not (data_dir / "run" / "worker-read").exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                log = (output / "node.log").read_text(errors="replace")[-2000:]
+                log = (output / _LOG).read_text(errors="replace")[-2000:]
                 raise IchNodeError(f"the node did not start:\n{log}")
             time.sleep(0.1)
 

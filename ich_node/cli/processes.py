@@ -30,7 +30,7 @@ _READY_FOLDER = "ICH_NODE_READY_FOLDER"
 def up(load: Loader) -> None:
     """Run everything on this machine until Ctrl-C: broker, receiver, workers, worklist page."""
     settings = settings_of(load)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_data_dir(settings)
     with _only_one(settings):
         _prepare_database(settings)
         supervisor = Supervisor(_parts(settings), _environ(settings, load))
@@ -61,6 +61,8 @@ def receiver(load: Loader) -> None:
 def worker(load: Loader, queue: str | None) -> None:
     """Run the workers alone: one reads studies, one delivers results and reconciles."""
     settings = settings_of(load)
+    if settings.worker.processes == 0 and queue != "deliver":
+        raise ConfigurationError("worker.processes is 0: no worker that reads is wanted on this host")
     _current_database(settings).dispose()
     if queue is None:
         supervisor = Supervisor(_worker_parts(settings), _environ(settings, load))
@@ -164,7 +166,17 @@ def _prepare_database(settings: Settings) -> None:
     database.dispose()
 
 
+def _make_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(f"data_dir: cannot make {settings.data_dir}: {error.strerror}") from None
+    if not os.access(settings.data_dir, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"data_dir: {settings.data_dir} cannot be written by this user")
+
+
 def _current_database(settings: Settings) -> Database:
+    _make_data_dir(settings)
     database = Database(settings.database_url)
     if not settings.database.url and database.revision()[0] is None:
         database.upgrade()
@@ -179,7 +191,11 @@ def _say_ready(settings: Settings) -> None:
     console.print(f"  images in    {receiver.ae_title} at {receiver.host}:{receiver.port}")
     console.print(f"  worklist     http://{web.host}:{web.port}/")
     console.print(f"  results to   {to or 'nowhere: no [[pacs]] is set'}", markup=False)
-    console.print(f"  state in     {settings.data_dir}")
+    console.print(f"  state in     {settings.data_dir}", markup=False)
+    if settings.worker.processes == 0:
+        console.print(
+            "  no worker    worker.processes is 0: another host must read and deliver", markup=False
+        )
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 
 from ich_node.database.engine import Database
-from ich_node.settings import LoadedSettings, Settings
+from ich_node.errors import ConfigurationError
+from ich_node.settings import SQLITE_FILE, LoadedSettings, Settings
 
 _PIPE_WIDTH = 140
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
@@ -33,10 +34,26 @@ def settings_of(load: Loader) -> Settings:
 
 
 def open_database(load: Loader) -> Database:
-    """The database, refused where its schema is not the one that this version needs."""
-    database = Database(settings_of(load).database_url)
+    """The database, refused where its schema is not the one that this version needs, or no node has made it yet."""
+    database = existing_database(settings_of(load))
     database.require_current()
     return database
+
+
+def existing_database(settings: Settings) -> Database:
+    """The database; looking at an installation that is not there makes nothing.
+
+    Raises
+    ------
+    ConfigurationError
+        The settings name no database and there is none in data_dir.
+    """
+    file = settings.data_dir / SQLITE_FILE
+    if not settings.database.url and not file.exists():
+        raise ConfigurationError(
+            f"{file} is not there: start 'ich-node up', or name the settings of a node by --config"
+        )
+    return Database(settings.database_url)
 
 
 def print_json(value: Any) -> None:

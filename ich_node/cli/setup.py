@@ -67,6 +67,6 @@ def doctor(context: click.Context, as_json: bool) -> None:
         table = Table("", "Check", "Found", "Mend", box=None)
         for check in checks:
             mark = Text("ok", style="green") if check.ok else Text("FAULT", style="bold red")
-            table.add_row(mark, check.name, Text(check.found), Text("" if check.ok else check.mend))
+            table.add_row(mark, Text(check.name), Text(check.found), Text("" if check.ok else check.mend))
         console.print(table)
     context.exit(0 if all(check.ok for check in checks) else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -96,6 +97,8 @@ def reprocess(
         raise IchNodeError("not here: " + ", ".join(sorted(missing)))
     if series is not None:
         _require_series(load, uids[0], series)
+    if not found:
+        click.echo("No study fits.", err=True)
     for uid in found:
         click.echo(f"{'would read' if dry_run else 'queued'} {uid}")
     if dry_run:
@@ -107,7 +110,7 @@ def reprocess(
                 uid,
                 series_instance_uid=series,
                 model=model,
-                actor=f"cli:{getpass.getuser()}",
+                actor=f"cli:{_user()}",
                 now=datetime.now(UTC),
             )
 
@@ -138,13 +141,13 @@ def deliveries(load: Loader, failed: bool, retry: bool, as_json: bool) -> None:
     for r in records:
         style = {"DEAD": "bold red", "SENT": "dim"}.get(r.state, "")
         table.add_row(
-            r.destination,
+            Text(r.destination),
             Text(r.state, style=style),
             str(r.attempts),
             r.kind,
             r.study_instance_uid,
             _local(r.created_at.isoformat()),
-            r.note or "",
+            Text(r.note or ""),
         )
     console.print(table if records else "Nothing to show.")
 
@@ -196,7 +199,7 @@ def _print_study(report: dict[str, Any], row: dict[str, Any]) -> None:
         why = f"{s['exclusion_reason']}: {s['exclusion_detail']}" if s["exclusion_reason"] else ""
         series.add_row(
             s["series_instance_uid"],
-            s["modality"],
+            Text(s["modality"]),
             str(s["instances"]),
             Text(s["series_description"]),
             Text(why),
@@ -242,6 +245,13 @@ def _require_series(load: Loader, study_uid: str, series_uid: str) -> None:
         report = study_report(session, study_uid)
     if report is None or all(s["series_instance_uid"] != series_uid for s in report["series"]):
         raise IchNodeError(f"study {study_uid} has no series {series_uid}; 'ich-node study show' lists them")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())
 
 
 def _local(iso: str | None) -> str:

@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 _RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0)
 _HEALTHY_SECONDS = 60.0
 _STOP_SECONDS = 15.0
-_USAGE_ERROR = 2
 _PR_SET_PDEATHSIG = 1
 
 
@@ -130,7 +129,8 @@ class Supervisor:
 
 def python_command(*arguments: str) -> tuple[str, ...]:
     """A command that runs this package's command line in this interpreter."""
-    return (sys.executable, "-m", "ich_node", *arguments)
+    # -P: nothing that lies in the current folder is taken for a module.
+    return (sys.executable, "-P", "-m", "ich_node", *arguments)
 
 
 def stop_on_signals(request_stop: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -248,10 +249,23 @@ def _alembic(connection: Connection | None) -> Config:
     return config
 
 
+def _switch_to_wal(connection: Any) -> None:
+    """Switch, and again while another process does the same: SQLite does not wait for that by itself."""
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")  # first: the next line may have to wait
-    connection.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(connection)
     # a power cut may cost the last commits but not the file; the spool and the leases heal those
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")

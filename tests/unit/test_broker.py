@@ -8,6 +8,7 @@ from ich_node import broker as broker_module
 from ich_node.broker import prepare_broker, resolve_broker
 from ich_node.errors import ConfigurationError
 from ich_node.settings import BrokerSettings, Settings
+from ich_node.tasks import create_app
 
 
 def test_named_broker_is_not_started(tmp_path: Path) -> None:
@@ -48,3 +49,11 @@ def test_without_a_server_messages_go_through_files_and_it_is_said(
     assert broker.notice is not None
     prepare_broker(broker, settings)
     assert (tmp_path / "broker" / "messages").is_dir()
+
+
+def test_any_data_dir_can_be_named_in_the_broker_url(tmp_path: Path) -> None:
+    folder = tmp_path / "a b%41 #?[x]@"
+    settings = Settings(data_dir=folder)
+    broker = resolve_broker(settings)
+    connection = create_app(settings).connection_for_write()
+    assert connection.as_uri() == f"redis+socket://{broker.socket}"

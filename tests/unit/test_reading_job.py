@@ -14,12 +14,12 @@ import pydicom
 import pytest
 
 from ich_node import reading_job
-from ich_node.database import outbox, queue
+from ich_node.database import outbox, queue, readings
 from ich_node.database.engine import Database
 from ich_node.database.receipt import record_instance
 from ich_node.database.worklist import study_report, worklist_row
 from ich_node.delivery_job import Node
-from ich_node.errors import RejectionReason, StudyRejected, TransientError
+from ich_node.errors import ConfigurationError, RejectionReason, StudyRejected, TransientError
 from ich_node.findings import (
     AlgorithmIdentification,
     IchSubtype,
@@ -172,6 +172,43 @@ def test_a_broken_series_does_not_hide_a_sound_one(node: Node, phantom: HeadPhan
     assert row["state"] == "READ"
     report = show(node, uid)
     assert report["readings"][0]["series_instance_uid"] == sound[0].SeriesInstanceUID
+
+
+def test_series_with_a_slice_that_is_damaged_in_the_spool_is_not_read_without_it(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    last = max(
+        node.settings.spool_dir.glob("??/*.dcm"), key=lambda path: pydicom.dcmread(path).InstanceNumber
+    )
+    last.write_bytes(b"")
+    predictor = ScriptedPredictor()
+    row = read(node, uid, predictor)
+    assert (row["state"], row["priority"]) == ("NOT_READ", "MEDIUM")
+    assert predictor.calls == 0
+
+
+def test_reading_that_the_database_never_takes_is_a_failed_study(
+    node: Node, phantom: HeadPhantom, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TypeError("not JSON")
+
+    monkeypatch.setattr(readings, "finish_read", refuse)
+    uid = arrive(node, phantom_series(phantom))
+    row = read(node, uid, ScriptedPredictor())
+    assert (row["state"], row["priority"], row["reason"]) == ("FAILED", "MEDIUM", "INTERNAL_ERROR")
+    assert "cannot be committed" in caplog.text
+
+
+def test_model_that_cannot_be_loaded_is_named(node: Node, phantom: HeadPhantom) -> None:
+    def load(_name: str | None) -> ScriptedPredictor:
+        raise ConfigurationError("model.device: cuda:0 is not there")
+
+    uid = arrive(node, phantom_series(phantom))
+    read_due_study(node, uid, load)
+    report = show(node, uid)
+    assert (report["state"], report["reason_detail"]) == ("FAILED", "model.device: cuda:0 is not there")
 
 
 def test_bug_while_reading_is_a_failed_study_with_a_reason(
