@@ -82,6 +82,8 @@ def _record_outcomes(
 ) -> None:
     now = _now()
     with database.writing() as session:
+        if any(outcome.is_delivered for outcome in outcomes):
+            outbox.wake(session, claimed[0].destination, now=now)
         for delivery, outcome in zip(claimed, outcomes, strict=True):
             if outcome.is_delivered:
                 note = outcome.detail if outcome.result is DeliveryResult.WARNING else None

@@ -49,7 +49,8 @@ Cross-validation by patient: {found["patients"]} patients ({found["patients_with
 Nested, the thresholds of each fold chosen on the other folds alone: sensitivity
 {nested["sensitive_scan_sensitivity"]:.3f} and specificity {nested["sensitive_scan_specificity"]:.3f} at the sensitive
 point, {nested["high_confidence_scan_sensitivity"]:.3f} and {nested["high_confidence_scan_specificity"]:.3f} at the
-high-confidence point.
+high-confidence point. A sensitivity of 95 % would leave a specificity of
+{found["scan_specificity_at_95_percent_sensitivity"]:.3f}.
 
 {metrics["note"]}
 

@@ -16,6 +16,8 @@ from ich_node.model.decision import DecisionConfig, slice_probabilities, suspici
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+SENSITIVITY = 0.85
+"""Wanted of scans at the sensitive operating point."""
 Rule = Literal["max", "pair", "run3", "top3"]
 
 
@@ -88,18 +90,18 @@ def best_rule(predictions: OutOfFold, scale: float, offset: float) -> tuple[Rule
     return (best if table[best] > table["pair"] + 0.005 else "pair"), table
 
 
-def operating_points(label: Bools, score: Floats) -> Points:
+def operating_points(label: Bools, score: Floats, sensitivity: float = SENSITIVITY) -> Points:
     """Thresholds from scans.
 
-    Sensitive: the highest threshold with at least 95 % sensitivity. High confidence: the lowest with at
-    least 95 % specificity, and never under the sensitive one. Each lies half way to the neighbouring score,
-    not on a patient.
+    Sensitive: the highest threshold with at least the wanted sensitivity. High confidence: the lowest with at
+    least 95 % specificity, and never under the sensitive one. Each lies half way to the neighbouring score, not
+    on a patient.
     """
     order = np.unique(score)
     between = np.concatenate([[order[0] / 2], (order[1:] + order[:-1]) / 2, [(order[-1] + 1) / 2]])
-    sensitivity = np.array([(score[label] >= t).mean() for t in between])
+    reached = np.array([(score[label] >= t).mean() for t in between])
     specificity = np.array([(score[~label] < t).mean() for t in between])
-    sensitive = float(between[np.flatnonzero(sensitivity >= 0.95).max()])
+    sensitive = float(between[np.flatnonzero(reached >= sensitivity).max()])
     high = float(between[np.flatnonzero(specificity >= 0.95).min()])
     return Points(sensitive=sensitive, high_confidence=max(high, sensitive))
 
@@ -140,6 +142,8 @@ def report(predictions: OutOfFold, decision: DecisionConfig, points: Points) -> 
             "scan_sensitivity": _with_interval(partial(_share, hit, scan_label), everyone, scan_label),
             "scan_specificity": _with_interval(partial(_share, ~hit, ~scan_label), everyone, scan_label),
         }
+    strict = operating_points(scan_label, scores, 0.95).sensitive
+    out["scan_specificity_at_95_percent_sensitivity"] = round(_mean(scores[~scan_label] < strict), 3)
     return out
 
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from ich_node.cli.settings import existing_database
 from ich_node.database import outbox
 from ich_node.database.receipt import conflicts
-from ich_node.database.worklist import state_counts
+from ich_node.database.worklist import overdue, state_counts
 from ich_node.deliver.scu import Destination, echo
 from ich_node.errors import IchNodeError
 from ich_node.model.bundle import find_bundle, verify_bundle
@@ -19,6 +19,7 @@ from ich_node.settings import Settings
 from ich_node.tasks import Queue, count_workers, worker_name
 
 _LOW_DISK_BYTES = 5 * 2**30
+_LONG_WAIT = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +117,11 @@ def _deliveries(settings: Settings) -> tuple[bool, str]:
 def _studies(settings: Settings) -> tuple[bool, str]:
     with existing_database(settings).reading() as session:
         counts = state_counts(session)
-    return not counts.get("FAILED"), ", ".join(
-        f"{n} {state}" for state, n in sorted(counts.items())
-    ) or "none yet"
+        late = overdue(session, before=datetime.now(UTC) - _LONG_WAIT)
+    found = [f"{n} {state}" for state, n in sorted(counts.items())]
+    if late:
+        found.append(f"{late} without an end after {_LONG_WAIT.total_seconds() / 60:.0f} min")
+    return not counts.get("FAILED") and not late, ", ".join(found) or "none yet"
 
 
 def _conflicts(settings: Settings) -> tuple[bool, str]:

@@ -134,6 +134,19 @@ def record_failed(
     )
 
 
+def wake(session: Session, destination: str, *, now: datetime) -> None:
+    """Try everything that waits for a destination now: it has just taken something, so it is back."""
+    session.execute(
+        update(OutboxRow)
+        .where(
+            OutboxRow.destination == destination,
+            OutboxRow.state == DeliveryState.PENDING,
+            OutboxRow.next_attempt_at > now,
+        )
+        .values(next_attempt_at=now)
+    )
+
+
 def deliveries(session: Session, *, failed: bool = False, limit: int = 1000) -> list[DeliveryRecord]:
     """Deliveries, the newest first; ``failed``: dead letters and those that failed at least once."""
     query = (

@@ -137,6 +137,15 @@ def find_studies(
     return list(session.scalars(query))
 
 
+def overdue(session: Session, *, before: datetime) -> int:
+    """How many studies got their last image before a time and have come to no end yet."""
+    ended = (StudyState.READ, StudyState.NOT_READ, StudyState.FAILED)
+    query = select(func.count()).where(
+        StudyRow.last_received_at < before, StudyRow.state.not_in([str(s) for s in ended])
+    )
+    return session.scalar(query) or 0
+
+
 def state_counts(session: Session) -> dict[str, int]:
     """How many studies are in each state."""
     rows = session.execute(select(StudyRow.state, func.count()).group_by(StudyRow.state))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,13 @@ def node(tmp_path: Path, pacs: DemoPacs) -> Iterator[Node]:
     node.database.dispose()
 
 
-def fill(node: Node, destination: str = "archive") -> None:
+def fill(node: Node, destination: str = "archive", *, study: str = "1.2.3", numbered_from: int = 1) -> None:
     now = datetime.now(UTC) - timedelta(seconds=5)
-    studies = StoredStudies(database=node.database, results_dir=node.settings.results_dir)
-    studies.receive("1.2.3", at=now)
-    studies.read("1.2.3", at=now, suspicion=0.9, destinations=(destination,))
+    studies = StoredStudies(
+        database=node.database, results_dir=node.settings.results_dir, _numbers=count(numbered_from)
+    )
+    studies.receive(study, at=now)
+    studies.read(study, at=now, suspicion=0.9, destinations=(destination,))
 
 
 def records(node: Node) -> list[DeliveryRecord]:
@@ -89,6 +92,18 @@ def test_a_pacs_that_is_away_is_waited_for(node: Node, pacs: DemoPacs) -> None:
     deliver_due(node, "archive")
     assert {(r.state, r.attempts) for r in records(node)} == {("PENDING", 1)}
     assert all("rejected" in (r.note or "") for r in records(node))
+
+
+def test_what_waits_goes_out_as_soon_as_the_pacs_takes_anything(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    pacs.reject_associations = True
+    deliver_due(node, "archive")
+    pacs.reject_associations = False
+    deliver_due(node, "archive")
+    assert {r.state for r in records(node)} == {"PENDING"}, "not due yet"
+    fill(node, study="1.2.4", numbered_from=100)
+    deliver_due(node, "archive")
+    assert {r.state for r in records(node)} == {"SENT"}
 
 
 def test_a_destination_that_the_settings_no_longer_name_says_so(node: Node) -> None:

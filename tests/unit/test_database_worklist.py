@@ -17,6 +17,7 @@ from ich_node.database.tables import StudyRow
 from ich_node.database.worklist import (
     COLUMNS,
     find_studies,
+    overdue,
     result_file,
     result_files,
     state_counts,
@@ -215,3 +216,12 @@ def test_studies_are_found_and_counted(database: Database) -> None:
         assert find_studies(session, states=[StudyState.READ]) == ["1.1"]
         assert find_studies(session, received_since=at(2)) == ["1.2"]
         assert find_studies(session, study_instance_uids=["1.2", "1.9"]) == ["1.2"]
+
+
+def test_a_study_without_an_end_is_overdue(database: Database) -> None:
+    Sender(database=database).send(1)
+    with database.reading() as session:
+        assert (overdue(session, before=at(-1)), overdue(session, before=at(900))) == (0, 1)
+    read_once(database, Priority.ROUTINE)
+    with database.reading() as session:
+        assert overdue(session, before=at(900)) == 0
