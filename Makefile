@@ -38,7 +38,7 @@ format: setup ## Write the sources as the formatter wants them
 	$(BIN)/ruff format $(SOURCES)
 
 bench: setup peers ## Measure, alone and in order
-	$(BIN)/python -m tests.benchmarks
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.benchmarks
 
 clean: ## Remove what was built here: the environment, caches, the demo's output
 	rm -rf .venv build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -168,7 +168,12 @@ def _broker_errors(app: Celery) -> tuple[type[BaseException], ...]:
 
 
 def _share_cores(processes: int) -> None:
-    """Keep pool processes from running one thread for each core each; torch reads this when it is loaded."""
+    """Be a good neighbour on the cores; torch reads these variables when it is loaded, in the pool process.
+
+    Threads that wait sleep instead of spinning: spinning beside another busy process makes a reading several times
+    slower. Pool processes do not run one thread for each core each.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if processes > 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))

@@ -20,11 +20,12 @@ from training.sampling import Mix
 from training.train_vicar import TrainingConfig
 
 _NOTE = (
-    "Each patient was scored by one network that never saw that patient. Calibration, study rule and "
-    "operating points were chosen on these same out-of-fold predictions, and so was the sensitivity that is asked of "
-    "the sensitive point, 85 %: 95 % would rest on the two hardest of 26 patients and cost most of the "
-    "specificity. 'nested' gives the operating points' results when those of each fold come from the other folds alone. The bundle reads with the mean of all "
-    "folds' networks, which no patient of this data can evaluate: each was seen by all networks but one."
+    "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating "
+    "points were chosen on these same out-of-fold predictions, and so was the sensitivity that is asked of the "
+    "sensitive point, 85 %: 95 % would rest on the two hardest of 26 patients and cost most of the specificity. "
+    "'nested' gives the operating points' results when those of each fold come from the other folds alone. The bundle "
+    "reads with the mean of all folds' networks, which no patient of this data can evaluate: each was seen by all "
+    "networks but one."
 )
 _SECTIONS = {"network": VicarMilConfig, "preprocess": PreprocessConfig, "augment": AugmentConfig, "mix": Mix}
 

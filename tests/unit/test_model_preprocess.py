@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ich_node.model.intracranial import CoarseMask
@@ -36,6 +36,7 @@ def test_cut_is_centred_on_the_intracranial_space():
     assert cut.frame.to_source(15.5, 15.5) == pytest.approx((69.5, 139.5))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     st.floats(0.3, 1.2), st.floats(0.3, 1.2), st.integers(60, 140).map(lambda v: v & ~1), st.integers(60, 140)
 )
@@ -54,6 +55,7 @@ def test_a_spot_is_where_the_frame_says(row_mm: float, column_mm: float, top: in
     assert (weights * x).sum() / weights.sum() == pytest.approx(col, abs=0.25)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.floats(-50, 300), st.floats(-50, 300), st.floats(0.5, 4), st.floats(0.5, 4))
 def test_frame_round_trip(row: float, column: float, row_step: float, column_step: float):
     frame = SliceFrame(origin=(12.25, -7.5), step=(row_step, column_step))
@@ -80,6 +82,7 @@ def test_padding_and_metal_are_clipped():
     assert cut.hu.max() <= 1500
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(0, 15), st.integers(0, 15))
 def test_evidence_comes_back_to_the_source_place_it_came_from(row: int, column: int):
     """Preprocess forwards, map backwards: the cell's centre has to land on the tissue that filled it."""

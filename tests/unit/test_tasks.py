@@ -194,3 +194,4 @@ def test_reading_processes_share_the_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     tasks._share_cores(processes)
     assert os.environ.get("OMP_NUM_THREADS") == threads
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

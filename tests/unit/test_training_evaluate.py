@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ich_node.model.decision import DecisionConfig
@@ -47,6 +47,7 @@ def test_auc_of_one_class_is_not_a_number():
     assert np.isnan(auc(np.array([True, True]), np.array([0.1, 0.2])))
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.floats(0.4, 1.6), st.floats(-2, 2))
 def test_calibration_finds_the_scale_and_offset_that_made_the_labels(scale: float, offset: float):
     rng = np.random.default_rng(0)
