@@ -303,6 +303,8 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
+        if "" in name.split("__"):
+            raise ConfigurationError(f"{variable} names no setting: a section or a key is empty")
         if "__" in name or name in Settings.model_fields:
             found += [(*item, variable) for item in _flat(name.replace("__", "."), _parsed(variable, text))]
         elif meant := _with_one_underscore_too_few(name):
