@@ -43,10 +43,10 @@ _OTHER_WORDS = frozenset((
 _CONTRAST_PREFIXES = (
     "contrast", "kontrast", "injekt", "inject", "injec", "inyec", "iniet", "enhanced", "postcontrast",
     "cect", "cta", "ctp", "ctv", "angio", "venogra", "perfus", "carotid", "arterial", "arteriell",
-    "arteriel", "venous", "venos", "veineux", "portal", "gado",
+    "arteriel", "venous", "venos", "veineux", "portal", "gado", "iodin", "jod", "delayed",
 )
 _CONTRAST_WORDS = frozenset((
-    "km", "ce", "pk", "mdc", "pdc", "cow", "perf",
+    "km", "ce", "pk", "mdc", "pdc", "cow", "perf", "gad", "vnc", "virtual",
 ))
 _PLAIN_PREFIXES = (
     "nativ", "unenhanced", "noncontrast", "noncon", "nonenhanced", "ncct", "nect", "precontrast",
@@ -178,7 +178,8 @@ def contrast(text: str) -> Contrast:
     """What a description or a protocol name says about contrast medium."""
     found = words(text)
     plain = "without" in found or any(w in _PLAIN_WORDS or _starts(w, _PLAIN_PREFIXES) for w in found)
-    enhanced = "with" in found and "without" in found
+    # "BRAIN POST" is after contrast; "post op" and "post trauma" are not.
+    enhanced = ("with" in found and "without" in found) or found[-1:] == ["post"]
     for index, word in enumerate(found):
         if word in _CONTRAST_WORDS or _starts(word, _CONTRAST_PREFIXES):
             before = found[max(0, index - _MARK_REACH) : index]

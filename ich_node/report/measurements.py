@@ -24,7 +24,7 @@ from ich_node.findings import IchSubtype, Localization, Priority
 from ich_node.report.image_library import code
 from ich_node.report.reading_report import MANUFACTURER, ReadingReport
 from ich_node.report.uids import result_uid, tracking_uid
-from ich_node.report.wording import SUBTYPE_NAME, percent
+from ich_node.report.wording import SUBTYPE_NAME, percent, slice_name
 
 Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
 
@@ -109,7 +109,7 @@ def _place_group(
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=result_uid(report, role),
-            identifier=f"{SUBTYPE_NAME[place.subtype]}, slice {index + 1}, {place.kind} {number + 1}",
+            identifier=f"{SUBTYPE_NAME[place.subtype]}, {slice_name(report, index)}, {place.kind} {number + 1}",
         ),
         referenced_region=_region(report, index, place),
         finding_type=code(codes.FINDING_OF[place.subtype]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ich_node.findings import IchSubtype, Priority
 from ich_node.report.attributes import whole_number
 from ich_node.report.reading_report import ReadingReport
@@ -69,7 +71,8 @@ def slice_lines(report: ReadingReport, limit: int = 20) -> list[str]:
     for index in report.finding.suspicious_slices[:limit]:
         finding = report.finding.slices[index]
         places = [
-            f"{place.kind} at column {place.coordinates[0]:.0f}, row {place.coordinates[1]:.0f}"
+            # counted from 1: column n reaches from n - 1 to n in image coordinates
+            f"{place.kind} at column {math.ceil(place.coordinates[0])}, row {math.ceil(place.coordinates[1])}"
             for place in finding.localizations
         ]
         text = f"{slice_name(report, index)}: {percent_text(finding.probabilities[IchSubtype.ANY])}"

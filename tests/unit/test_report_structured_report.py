@@ -16,7 +16,7 @@ from ich_node import codes
 from ich_node.findings import IchSubtype, Localization
 from ich_node.report import Predecessor, ReadingReport, build_structured_report
 from ich_node.report.image_library import code
-from ich_node.report.wording import DISCLAIMER
+from ich_node.report.wording import DISCLAIMER, slice_lines
 from tests.report_builders import make_report
 
 
@@ -206,3 +206,18 @@ def test_images_keep_their_headers() -> None:
     before = [pydicom.Dataset(image) for image in report.source_images]
     build_structured_report(report)
     assert list(report.source_images) == before
+
+
+def test_places_are_named_by_the_number_that_a_viewer_shows_and_by_the_pixel_they_lie_in() -> None:
+    report = make_report()
+    for number, image in enumerate(reversed(report.source_images), start=101):
+        image.InstanceNumber = number  # numbered from above, as most scanners do
+    index = report.finding.suspicious_slices[0]
+    slices = list(report.finding.slices)
+    place = Localization(kind="point", subtype=IchSubtype.ANY, coordinates=(20.5, 21.5), score=0.9)
+    slices[index] = replace(slices[index], localizations=(place,))
+    report = replace(report, finding=replace(report.finding, slices=tuple(slices)))
+    name = f"Image {report.source_images[index].InstanceNumber}"
+    assert f"Any hemorrhage, {name}, point 1".encode() in encoded(build_structured_report(report))
+    assert slice_lines(report)[0].startswith(f"{name}: ")
+    assert slice_lines(report)[0].endswith("point at column 21, row 22")

@@ -183,3 +183,21 @@ def test_any_text_is_judged(text: str) -> None:
     assert region(text) in Region
     assert kernel((text,), text) in Kernel
     assert isinstance(names_agent(text), bool)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("CT BRAIN POST", Contrast.WITH),
+        ("Brain post gad", Contrast.WITH),
+        ("Head delayed 5 mm", Contrast.WITH),
+        ("Iodine map head", Contrast.WITH),
+        ("VNC HEAD", Contrast.WITH),
+        ("HEAD VIRTUAL NON CONTRAST", Contrast.BOTH),
+        ("HEAD POST OP", Contrast.SILENT),
+        ("HEAD POST TRAUMA", Contrast.SILENT),
+        ("Kopf ohne Jod", Contrast.WITHOUT),
+    ],
+)
+def test_what_was_made_of_a_scan_with_contrast_is_told(text: str, said: Contrast) -> None:
+    assert contrast(text) is said
