@@ -119,14 +119,19 @@ def pretrain(cache: Path, out: Path, steps: int, pretraining_epochs: int, phanto
 )
 @click.option("--version", required=True, help="Version of the bundle.")
 @click.option("--phantoms", type=click.IntRange(0), default=150, show_default=True)
-def release_(run: Path, out: Path, version: str, phantoms: int) -> None:
+@click.option(
+    "--remark", "remarks", multiple=True, help="A sentence for the card: what else was tried and seen."
+)
+def release_(run: Path, out: Path, version: str, phantoms: int, remarks: tuple[str, ...]) -> None:
     """Evaluate a cross-validation and write its networks, as one ensemble, into a bundle."""
     with np.load(run / "oof.npz", allow_pickle=False) as arrays:
         predictions = OutOfFold(
             logit=arrays["logit"], label=arrays["label"], scan=arrays["scan"], fold_of=arrays["fold_of"]
         )
     members = [load_file(file) for file in sorted(run.glob("fold*.safetensors"))]
-    metrics = release(out, members, predictions, run / "run.json", version=version, phantoms=phantoms)
+    metrics = release(
+        out, members, predictions, run / "run.json", version=version, phantoms=phantoms, remarks=remarks
+    )
     click.echo(json.dumps(metrics, indent=2))
 
 

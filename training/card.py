@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -18,6 +18,7 @@ def model_card(description: Mapping[str, Any]) -> str:
         rows.append((f"Scan specificity, {title} point ({cut:.3f})", found[point]["scan_specificity"]))
     table = "\n".join(f"| {name} | {_interval(value)} |" for name, value in rows)
     nested = metrics["nested"]
+    remarks = _remarks(metrics.get("remarks", ()))
     return f"""# {description["name"]} {description["version"]}
 
 {description["intended_use"]}
@@ -61,11 +62,14 @@ high-confidence point. A sensitivity of 95 % would leave a specificity of
 - Subdural hemorrhage comes from 3 patients, subarachnoid from 14 slices, intraventricular from 18: a sensitivity by
   subtype is not known.
 - Localization was judged on phantoms; the real patients have no masks.
-- Phantoms are no measure of real performance. Of new ones, 13 of 13 with a bleed were STAT; of the normal ones
-  7 of 8 with 512 x 512 pixels were ROUTINE, but only 5 of 10 with 256 x 256 pixels, half of those with 2.5 mm
-  slices; the others were HIGH, none STAT.
+- Phantoms are no measure of real performance.
 - Contrast, postoperative heads, tumours and calcifications that look like blood were hardly seen.
-"""
+{remarks}"""
+
+
+def _remarks(remarks: Sequence[str]) -> str:
+    lines = "\n".join(f"- {remark}" for remark in remarks)
+    return f"\n## How these weights came about\n\n{lines}\n" if remarks else ""
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -21,8 +21,7 @@ from training.train_vicar import TrainingConfig
 
 _NOTE = (
     "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating "
-    "points were chosen on these same out-of-fold predictions, and so was the sensitivity that is asked of the "
-    "sensitive point, 85 %: 95 % would rest on the two hardest of 26 patients and cost most of the specificity. "
+    "points were chosen on these same out-of-fold predictions. "
     "'nested' gives the operating points' results when those of each fold come from the other folds alone. The bundle "
     "reads with the mean of all folds' networks, which no patient of this data can evaluate: each was seen by all "
     "networks but one."
@@ -38,6 +37,7 @@ def release(
     *,
     version: str,
     phantoms: int,
+    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Choose calibration, rule and operating points, write the bundle, return the metrics.
 
@@ -45,6 +45,8 @@ def release(
     ----------
     run
         ``run.json`` of the cross-validation.
+    remarks
+        What a reader of the card must know of how these weights came about: what else was tried and seen.
     """
     scale, offset = calibrated(predictions.logit, predictions.label)
     rule, table = best_rule(predictions, scale, offset)
@@ -55,6 +57,7 @@ def release(
         "cross_validation": report(predictions, decision, points),
         "nested": nested(predictions),
         "scan_auc_by_rule": {name: round(value, 3) for name, value in table.items()},
+        "remarks": list(remarks),
     }
     config = read_config(run)
     write_bundle(out, members, config, decision, points, version=version, metrics=metrics, phantoms=phantoms)

@@ -146,6 +146,17 @@ def test_real_patient_goes_through_the_same_path(shared_data: Path):
     assert 0 <= finding.suspicion <= 1
 
 
+def test_shipped_card_is_made_from_its_bundle_and_from_nothing_else():
+    from training.card import model_card
+
+    folder = bundles.SHIPPED / bundles.DEFAULT_NAME
+    description = json.loads((folder / "bundle.json").read_text())
+    assert (folder / "MODEL_CARD.md").read_text() == model_card(description)
+    remarks = description["metrics"].pop("remarks")
+    assert remarks
+    assert not any(remark in model_card(description) for remark in remarks)
+
+
 def test_shipped_card_says_what_it_must():
     folder = bundles.SHIPPED / bundles.DEFAULT_NAME
     description = json.loads((folder / "bundle.json").read_text())
