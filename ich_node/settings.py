@@ -1,13 +1,8 @@
-"""Settings: defaults, then a TOML file, then ``ICH_NODE_<SECTION>__<KEY>`` environment variables."""
+"""What an installation can choose: every setting with its default, bounds, unit and meaning."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
-import re
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -16,16 +11,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from ich_node.errors import ConfigurationError
-
-ENVIRONMENT_PREFIX = "ICH_NODE_"
-CONFIG_VARIABLE = "ICH_NODE_CONFIG"
 SQLITE_FILE = "ich-node.sqlite"
 """In data_dir, where database.url names nothing else."""
 
@@ -44,7 +34,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that belong together: frozen, and an unknown key is an error."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @field_validator("*", mode="before")
@@ -62,8 +54,28 @@ def _check_ae_title(value: str) -> str:
     return title
 
 
-class ReceiverSettings(_Section):
-    """The C-STORE and C-ECHO server."""
+class TlsSettings(Section):
+    """The DICOM server over TLS (PS3.15 B.12, BCP 195): mutual, TLS 1.2 and 1.3."""
+
+    certificate: str = _setting("", "PEM file with the node's certificate chain; empty: no TLS")
+    key: str = _setting("", "PEM file with the certificate's private key")
+    ca: str = _setting("", "PEM file with the authorities that sign callers' certificates")
+    port: int = _setting(2762, "TCP port of the DICOM server over TLS", ge=0, le=65535)
+    only: bool = _setting(False, "receive over TLS alone; the plain port is not opened")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if any((self.certificate, self.key, self.ca)) and not all((self.certificate, self.key, self.ca)):
+            raise ValueError(
+                "certificate, key and ca are needed together: callers must show a certificate too"
+            )
+        if self.only and not self.certificate:
+            raise ValueError("only = true needs certificate, key and ca")
+        return self
+
+
+class ReceiverSettings(Section):
+    """The DICOM server: storage, verification and storage commitment."""
 
     host: str = _setting("127.0.0.1", "address that the DICOM server listens on", min_length=1)
     port: int = _setting(11112, "TCP port of the DICOM server", ge=0, le=65535)
@@ -71,7 +83,19 @@ class ReceiverSettings(_Section):
     allow_any_peer: bool = _setting(
         False, "accept callers that are not listed under [[peers]] on a public address"
     )
-    max_associations: int = _setting(20, "associations open at once", ge=1, le=500)
+    processes: int = _setting(0, "processes that receive; 0: one per core, four at most", ge=0, le=16)
+    max_associations: int = _setting(100, "associations open at once", ge=1, le=500)
+    max_associations_per_peer: int = _setting(25, "associations open at once from one peer", ge=1, le=500)
+    max_object_mib: int = _setting(2048, "largest object", "MiB", ge=1, le=65536)
+    max_association_gib: float = _setting(64.0, "most that one association may bring", "GiB", gt=0)
+    max_study_gib: float = _setting(64.0, "most that one study may hold", "GiB", gt=0)
+    max_peer_gib_per_day: float = _setting(1024.0, "most that one peer may bring in 24 hours", "GiB", gt=0)
+    idle_seconds: float = _setting(
+        60.0, "an association without traffic is aborted after this", "s", ge=1, le=3600
+    )
+    min_bytes_per_second: int = _setting(
+        4096, "a sender that is slower over 30 s of one message is cut off", "bytes/s", ge=1
+    )
     settle_seconds: float = _setting(
         1.0, "wait after an association has ended with a gapless series", "s", ge=0, le=60
     )
@@ -82,10 +106,22 @@ class ReceiverSettings(_Section):
         60.0, "wait for the next image while an association is still open", "s", ge=1, le=3600
     )
 
+    tls: TlsSettings = TlsSettings()
+
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
 
-class WebSettings(_Section):
+class DiskSettings(Section):
+    """What the disk must hold, and for how long."""
+
+    min_free_gib: float = _setting(5.0, "with less free space new objects are refused (0xA700)", "GiB", ge=0)
+    retention_days: float = _setting(
+        0.0, "images of a study are purged so long after its results are delivered; 0: never", "days", ge=0
+    )
+    purge_every_hours: float = _setting(6.0, "how often the schedule purges", "h", ge=0.1, le=720)
+
+
+class WebSettings(Section):
     """The worklist page."""
 
     host: str = _setting(
@@ -101,13 +137,13 @@ class WebSettings(_Section):
         return value
 
 
-class DatabaseSettings(_Section):
+class DatabaseSettings(Section):
     """Where the truth lives."""
 
     url: str = _setting("", "SQLAlchemy URL; empty: SQLite in data_dir")
 
 
-class BrokerSettings(_Section):
+class BrokerSettings(Section):
     """What carries task messages; losing all of them loses nothing."""
 
     url: str = _setting(
@@ -115,17 +151,23 @@ class BrokerSettings(_Section):
     )
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """The processes that read studies."""
 
     processes: int = _setting(1, "studies read at once on this host; 0: none", ge=0, le=64)
     lease_seconds: float = _setting(
         15.0, "a worker that has not shown life for so long has lost its study", "s", ge=2, le=600
     )
+    max_image_mib: int = _setting(
+        1024, "largest image that is decoded: rows x columns x frames x bytes", "MiB", ge=1, le=16384
+    )
+    decoder_memory_mib: int = _setting(
+        4096, "memory of the process that decodes compressed images", "MiB", ge=256, le=65536
+    )
     max_attempts: int = _setting(3, "times a study may take its worker down before it is FAILED", ge=1, le=20)
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which published system reads."""
 
     bundles: tuple[str, ...] = _setting(
@@ -142,12 +184,19 @@ class ModelSettings(_Section):
         return value
 
 
-class PeerSettings(_Section):
+class PeerSettings(Section):
     """Who may send: both AE title and host must match."""
 
     name: str = _setting(..., "a name for people")
     ae_title: str = _setting(..., "calling AE title")
     host: str = _setting(..., "IP address that the peer calls from")
+    port: int = _setting(
+        0, "TCP port on which it answers calls of this node (storage commitment); 0: none", ge=0, le=65535
+    )
+    tls: bool = _setting(False, "it must call over TLS")
+    certificate: str = _setting(
+        "", "what its certificate must carry: a SHA-256 fingerprint, or a subject alternative or common name"
+    )
 
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
@@ -156,8 +205,14 @@ class PeerSettings(_Section):
     def _address(cls, value: str) -> str:
         return str(ipaddress.ip_address(value))
 
+    @model_validator(mode="after")
+    def _bound_to_a_certificate(self) -> Self:
+        if self.tls and not self.certificate:
+            raise ValueError("a peer that calls over TLS needs certificate, which binds it to its AE title")
+        return self
 
-class PacsSettings(_Section):
+
+class PacsSettings(Section):
     """Where results go."""
 
     name: str = _setting(..., "a name for people; unique", min_length=1)
@@ -168,11 +223,12 @@ class PacsSettings(_Section):
     _ae_title = field_validator("ae_title")(_check_ae_title)
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything that an installation can choose."""
 
     data_dir: Path = _setting(Path("ich-node-data"), "folder that holds all state")
     receiver: ReceiverSettings = ReceiverSettings()
+    disk: DiskSettings = DiskSettings()
     web: WebSettings = WebSettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
@@ -204,6 +260,8 @@ class Settings(_Section):
                 f"receiver.host: {self.receiver.host} lets any host call: list the callers under [[peers]], "
                 "or set receiver.allow_any_peer = true"
             )
+        if any(peer.tls for peer in self.peers) and not self.receiver.tls.certificate:
+            raise ValueError("peers: one must call over TLS, but receiver.tls.certificate is not set")
         names = [pacs.name for pacs in self.pacs]
         if len(set(names)) != len(names):
             raise ValueError("pacs: two [[pacs]] have the same name")
@@ -220,6 +278,11 @@ class Settings(_Section):
         return self.data_dir / "spool"
 
     @property
+    def commitment_dir(self) -> Path:
+        """Storage commitment requests that are still to be answered."""
+        return self.data_dir / "commitment"
+
+    @property
     def bundles_dir(self) -> Path:
         """Model bundles installed here, beside those that the package ships."""
         return self.data_dir / "models"
@@ -228,171 +291,3 @@ class Settings(_Section):
     def results_dir(self) -> Path:
         """Structured reports and secondary captures made here."""
         return self.data_dir / "results"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettingRow:
-    """One line of ``ich-node config show``."""
-
-    key: str
-    value: Any
-    source: str
-    unit: str
-    description: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedSettings:
-    """Settings with the place that each value came from."""
-
-    settings: Settings
-    sources: Mapping[str, str]
-
-    def rows(self) -> list[SettingRow]:
-        """Each setting with value, source, unit and description."""
-        return list(_rows(self.settings, self.sources, ""))
-
-
-def load_settings(config: Path | None, environ: Mapping[str, str]) -> LoadedSettings:
-    """Read the settings.
-
-    Parameters
-    ----------
-    config
-        TOML file; ``None`` takes ``ICH_NODE_CONFIG`` from ``environ``, or defaults alone.
-    environ
-        Environment variables.
-
-    Raises
-    ------
-    ConfigurationError
-        A file that cannot be read, an unknown key, or a value that does not fit; names key and source.
-    """
-    path = config or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    values: dict[str, Any] = _read_toml(path) if path else {}
-    sources = {key: str(path) for key in _keys(values)}
-    for key, value, variable in _from_environment(environ):
-        _put(values, key, value, variable)
-        sources[key] = variable
-    try:
-        return LoadedSettings(settings=Settings.model_validate(values), sources=sources)
-    except ValidationError as error:
-        raise ConfigurationError("\n".join(_explain(error, sources))) from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the settings file {path} is not valid TOML: {error}") from None
-
-
-def _keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found += _keys(value, f"{name}.") if isinstance(value, dict) else [name]
-    return found
-
-
-def _from_environment(environ: Mapping[str, str]) -> list[tuple[str, Any, str]]:
-    found: list[tuple[str, Any, str]] = []
-    for variable, text in sorted(environ.items()):
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        if "" in name.split("__"):
-            raise ConfigurationError(f"{variable} names no setting: a section or a key is empty")
-        if "__" in name or name in Settings.model_fields:
-            found += [(*item, variable) for item in _flat(name.replace("__", "."), _parsed(variable, text))]
-        elif meant := _with_one_underscore_too_few(name):
-            raise ConfigurationError(
-                f"{variable} is not a setting; it is {ENVIRONMENT_PREFIX}{meant.upper()}"
-            )
-    return found
-
-
-def _parsed(variable: str, text: str) -> Any:
-    if not text.startswith(("[", "{")):  # lists and tables are given as JSON
-        return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"{variable} is not valid JSON: {error}") from None
-
-
-def _flat(key: str, value: Any) -> list[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        return [(key, value)]
-    return [item for name, inner in value.items() for item in _flat(f"{key}.{name}", inner)]
-
-
-def _with_one_underscore_too_few(name: str) -> str | None:
-    for section, field in Settings.model_fields.items():
-        key = name.removeprefix(f"{section}_")
-        keys = getattr(field.annotation, "model_fields", ())
-        if key != name and key in keys:
-            return f"{section}__{key}"
-    return None
-
-
-def _put(values: dict[str, Any], key: str, value: Any, variable: str) -> None:
-    *sections, last = key.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigurationError(f"{variable} sets {key}, but {section} is not a section")
-    values[last] = value
-
-
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> list[str]:
-    lines = []
-    for item in error.errors():
-        key, message = ".".join(str(part) for part in item["loc"]), item["msg"].removeprefix("Value error, ")
-        if not key:
-            key, _, message = message.partition(": ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown setting"
-        elif item["type"] == "tuple_type":
-            message = "a list is expected; in the environment it is written as JSON"
-        lines.append(f"{_source(key, sources)}: {key}: {message}")
-    return lines
-
-
-def _source(key: str, sources: Mapping[str, str]) -> str:
-    """Where a key was set; for a list or a section, where something in it or around it was."""
-    related = [n for n in sources if f"{key}.".startswith(f"{n}.") or n.startswith(f"{key}.")]
-    return sources[max(related, key=len)] if related else "default"
-
-
-def _shown(name: str, value: Any) -> Any:
-    """A value as it may be printed: without the password of a URL."""
-    if name == "url":
-        value = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", str(value))
-        return re.sub(r"([?&]password=)[^&]*", r"\1***", value)
-    return str(value) if isinstance(value, Path) else value
-
-
-def _rows(section: _Section, sources: Mapping[str, str], prefix: str) -> list[SettingRow]:
-    rows: list[SettingRow] = []
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        key = f"{prefix}{name}"
-        if isinstance(value, _Section):
-            rows += _rows(value, sources, f"{key}.")
-            continue
-        if value and isinstance(value, tuple) and isinstance(value[0], _Section):
-            value = [item.model_dump(mode="json") for item in value]
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        rows.append(
-            SettingRow(
-                key=key,
-                value=_shown(name, value),
-                source=sources.get(key, "default"),
-                unit=str(extra.get("unit", "")),
-                description=field.description or "",
-            )
-        )
-    return rows

@@ -16,7 +16,7 @@ from ich_node.cli.processes import receiver, up, web, worker
 from ich_node.cli.setup import config, db, doctor
 from ich_node.cli.studies import deliveries, reprocess, study, worklist
 from ich_node.errors import ConfigurationError, IchNodeError
-from ich_node.settings import LoadedSettings, load_settings
+from ich_node.settings_sources import LoadedSettings, load_settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -26,7 +26,7 @@ from ich_node.database.engine import Database
 from ich_node.database.worklist import study_report, worklist
 from ich_node.errors import IchNodeError
 from ich_node.findings import IchSubtype, Priority, StudyState
-from ich_node.settings import load_settings
+from ich_node.settings_sources import load_settings
 
 _FINAL = (StudyState.READ, StudyState.NOT_READ, StudyState.FAILED)
 _LOG = "node.log"

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from ich_node.database.engine import Database
 from ich_node.errors import ConfigurationError
-from ich_node.settings import SQLITE_FILE, LoadedSettings, Settings
+from ich_node.settings import SQLITE_FILE, Settings
+from ich_node.settings_sources import LoadedSettings
 
 _PIPE_WIDTH = 140
 console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)

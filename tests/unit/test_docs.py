@@ -12,7 +12,7 @@ import pytest
 from ich_node.cli import root
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
-from ich_node.settings import load_settings
+from ich_node.settings_sources import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")])

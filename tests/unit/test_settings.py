@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from ich_node.database.engine import Database
 from ich_node.errors import ConfigurationError
-from ich_node.settings import LoadedSettings, Settings, is_loopback, load_settings
+from ich_node.settings import Settings, is_loopback
+from ich_node.settings_sources import LoadedSettings, load_settings
 
-CT1 = {"name": "CT 1", "ae_title": "CT1", "host": "10.0.0.7"}
+CT1 = {"name": "CT 1", "ae_title": "CT1", "host": "10.0.0.7", "port": 104, "tls": False, "certificate": ""}
+TLS = {"certificate": "/etc/node.pem", "key": "/etc/node.key", "ca": "/etc/ca.pem"}
 PACS = {"name": "main", "ae_title": "PACS", "host": "pacs.local", "port": 104}
 
 DEFAULTS: dict[str, Any] = {
@@ -23,16 +25,34 @@ DEFAULTS: dict[str, Any] = {
     "receiver.port": 11112,
     "receiver.ae_title": "ICH_NODE",
     "receiver.allow_any_peer": False,
-    "receiver.max_associations": 20,
+    "receiver.processes": 0,
+    "receiver.max_associations": 100,
+    "receiver.max_associations_per_peer": 25,
+    "receiver.max_object_mib": 2048,
+    "receiver.max_association_gib": 64.0,
+    "receiver.max_study_gib": 64.0,
+    "receiver.max_peer_gib_per_day": 1024.0,
+    "receiver.idle_seconds": 60.0,
+    "receiver.min_bytes_per_second": 4096,
     "receiver.settle_seconds": 1.0,
     "receiver.quiet_seconds": 10.0,
     "receiver.stalled_seconds": 60.0,
+    "receiver.tls.certificate": "",
+    "receiver.tls.key": "",
+    "receiver.tls.ca": "",
+    "receiver.tls.port": 2762,
+    "receiver.tls.only": False,
+    "disk.min_free_gib": 5.0,
+    "disk.retention_days": 0.0,
+    "disk.purge_every_hours": 6.0,
     "web.host": "127.0.0.1",
     "web.port": 8080,
     "database.url": "",
     "broker.url": "",
     "worker.processes": 1,
     "worker.lease_seconds": 15.0,
+    "worker.max_image_mib": 1024,
+    "worker.decoder_memory_mib": 4096,
     "worker.max_attempts": 3,
     "model.bundles": ("vicar-attention-v1",),
     "model.device": "auto",
@@ -48,16 +68,34 @@ OTHER: dict[str, Any] = {
     "receiver.port": 104,
     "receiver.ae_title": "CT READER",
     "receiver.allow_any_peer": True,
+    "receiver.processes": 3,
     "receiver.max_associations": 5,
+    "receiver.max_associations_per_peer": 4,
+    "receiver.max_object_mib": 100,
+    "receiver.max_association_gib": 0.5,
+    "receiver.max_study_gib": 0.25,
+    "receiver.max_peer_gib_per_day": 2.0,
+    "receiver.idle_seconds": 30.0,
+    "receiver.min_bytes_per_second": 100,
     "receiver.settle_seconds": 0.25,
     "receiver.quiet_seconds": 20.0,
     "receiver.stalled_seconds": 90.0,
+    "receiver.tls.certificate": "/etc/other.pem",
+    "receiver.tls.key": "/etc/other.key",
+    "receiver.tls.ca": "/etc/others.pem",
+    "receiver.tls.port": 2763,
+    "receiver.tls.only": True,
+    "disk.min_free_gib": 1.5,
+    "disk.retention_days": 30.0,
+    "disk.purge_every_hours": 1.0,
     "web.host": "::1",
     "web.port": 0,
     "database.url": "postgresql+psycopg://host/name",
     "broker.url": "redis://broker",
     "worker.processes": 0,
     "worker.lease_seconds": 30.0,
+    "worker.max_image_mib": 64,
+    "worker.decoder_memory_mib": 512,
     "worker.max_attempts": 1,
     "model.bundles": ("other",),
     "model.device": "cuda:1",
@@ -72,16 +110,34 @@ WRONG: dict[str, list[Any]] = {
     "receiver.port": [-1, 65536, "dicom", 1.5],
     "receiver.ae_title": ["", " ", "A" * 17, "BACK\\SLASH", "ÜBER", "NEW\nLINE"],
     "receiver.allow_any_peer": ["maybe"],
+    "receiver.processes": [-1, 17],
     "receiver.max_associations": [0, 501],
+    "receiver.max_associations_per_peer": [0, 501],
+    "receiver.max_object_mib": [0, 65537],
+    "receiver.max_association_gib": [0, -1],
+    "receiver.max_study_gib": [0, "much"],
+    "receiver.max_peer_gib_per_day": [0],
+    "receiver.idle_seconds": [0.5, 3601],
+    "receiver.min_bytes_per_second": [0],
     "receiver.settle_seconds": [-0.1, 61, "nan", "inf", "soon"],
     "receiver.quiet_seconds": [-1, 601],
     "receiver.stalled_seconds": [0, 3601],
+    "receiver.tls.certificate": [],
+    "receiver.tls.key": [],
+    "receiver.tls.ca": [],
+    "receiver.tls.port": [-1, 65536],
+    "receiver.tls.only": ["maybe"],
+    "disk.min_free_gib": [-1],
+    "disk.retention_days": [-1],
+    "disk.purge_every_hours": [0, 721],
     "web.host": ["", "0.0.0.0", "10.0.0.1", "node.local", "::"],
     "web.port": [-1, 65536],
     "database.url": [],
     "broker.url": [],
     "worker.processes": [-1, 65],
     "worker.lease_seconds": [1, 601],
+    "worker.max_image_mib": [0, 16385],
+    "worker.decoder_memory_mib": [255, 65537],
     "worker.max_attempts": [0, 21],
     "model.bundles": ["vicar", [], ["a", "b"]],
     "model.device": ["gpu", "cuda:x", ""],
@@ -116,7 +172,10 @@ def from_file(tmp_path: Path, text: str, environ: dict[str, str] | None = None) 
 
 def toml_of(key: str, value: Any) -> str:
     *section, name = key.split(".")
-    return (f"[{section[0]}]\n" if section else "") + f"{name} = {toml_value(value)}\n"
+    others = ""
+    if section[1:] == ["tls"]:  # the files are needed together
+        others = "".join(f"{file} = {toml_value(path)}\n" for file, path in TLS.items() if file != name)
+    return (f"[{'.'.join(section)}]\n{others}" if section else "") + f"{name} = {toml_value(value)}\n"
 
 
 def toml_value(value: Any) -> str:
@@ -153,9 +212,10 @@ def test_every_row_explains_itself() -> None:
 def test_a_key_in_the_file(tmp_path: Path, key: str) -> None:
     loaded = from_file(tmp_path, toml_of(key, OTHER[key]))
     assert value_of(loaded.settings, key) == OTHER[key]
-    assert {row.key: row.source for row in loaded.rows() if row.source != "default"} == {
-        key: str(tmp_path / "ich-node.toml")
-    }
+    set_here = {row.key: row.source for row in loaded.rows() if row.source != "default"}
+    assert set_here[key] == str(tmp_path / "ich-node.toml")
+    if ".tls." not in key:
+        assert set_here.keys() == {key}
 
 
 @pytest.mark.parametrize("key", OTHER)
@@ -375,7 +435,8 @@ def test_any_value_of_any_kind_gives_settings_or_a_clear_refusal(value: Any) -> 
     for key in OTHER:
         environ = {variable(key): json.dumps(value)}
         said = refusal(lambda environ=environ: load_settings(None, environ))  # type: ignore[misc]
-        assert said is None or said.startswith((f"{variable(key)}: {key}", f"{variable(key)} "))
+        place = key.rpartition(".")[0] if ".tls." in key else key  # the files of TLS are judged together
+        assert said is None or said.startswith((f"{variable(key)}: {place}", f"{variable(key)} "))
 
 
 def refusal(load: Callable[[], LoadedSettings]) -> str | None:
