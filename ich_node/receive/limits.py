@@ -35,6 +35,12 @@ class AllowedPeer:
     ae_title: str
     host: str
     """IP address that the peer calls from."""
+    port: int = 0
+    """TCP port on which it answers calls of this node; 0: none."""
+    tls: bool = False
+    """It must call over TLS."""
+    certificate: str = ""
+    """What its certificate must carry: SHA-256 fingerprint, subject alternative name or common name."""
 
 
 def is_allowed(peers: Sequence[AllowedPeer], ae_title: str, host: str) -> bool:

@@ -31,12 +31,16 @@ class ReceivedInstance:
     """Calling AE title of the sender."""
     received_at: datetime
     """UTC, with its time zone."""
+    association_id: str = ""
+    """Of the association that brought it, the same in its summary; empty: read back from the spool."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssociationSummary:
     """What one association brought. Given also for one that brought nothing."""
 
+    association_id: str = ""
+    """Unique while the node runs."""
     calling_ae_title: str
     peer_host: str
     released: bool

@@ -130,6 +130,13 @@ class Spool:
             raise ValueError("not the name of a spooled object")
         return self.root / file_name
 
+    def files_of(self, sop_instance_uid: str) -> tuple[Path, ...]:
+        """Return the stored objects with this SOP Instance UID: none, one, or several that conflict."""
+        uid = _uid_hash(sop_instance_uid)
+        with os.scandir(self.root / uid[:2]) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(f"{uid}-"))
+        return tuple(self.root / uid[:2] / name for name in names if _NAME.fullmatch(f"{uid[:2]}/{name}"))
+
     def describe(self, path: Path) -> SpooledObject:
         """Say again what `store` said of a file that `scan` found.
 
@@ -239,8 +246,12 @@ def _content_hash(encoded: Encoded, transfer_syntax_uid: str) -> str:
 
 
 def _file_name(sop_instance_uid: str, sha256: str) -> str:
-    uid = hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
+    uid = _uid_hash(sop_instance_uid)
     return f"{uid[:2]}/{uid}-{sha256}.dcm"
+
+
+def _uid_hash(sop_instance_uid: str) -> str:
+    return hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
 
 
 def _is_file_of_at_least(path: Path, size_bytes: int) -> bool:
