@@ -1,4 +1,4 @@
-"""Make ``.venv``: pip, torch, and the project in editable form with every extra.
+"""Make ``.venv``: pip, torch, and the project in editable form with every extra but ``fuzz``.
 
 Does nothing where that is up to date. Needs nothing but the standard library. Environment variables:
 

@@ -42,6 +42,7 @@ class RejectionReason(StrEnum):
     IMPLAUSIBLE_VALUES = "IMPLAUSIBLE_VALUES"
     TOO_LARGE = "TOO_LARGE"
     CONFLICTING_UID = "CONFLICTING_UID"
+    IMAGES_PURGED = "IMAGES_PURGED"
     # chosen against
     BETTER_SERIES = "BETTER_SERIES"
     # what went wrong here

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from ich_node.database import receipt
-from ich_node.database.engine import Database, Session
+from ich_node.database.engine import Database
+from ich_node.database.known_files import KnownFiles
 from ich_node.database.receipt import Receipt
-from ich_node.database.tables import InstanceRow
-from ich_node.receive.completeness import is_geometrically_complete
-from ich_node.receive.limits import AllowedPeer, Limits
+from ich_node.database.study_sizes import StudySizes
+from ich_node.due_series import DueSeries
+from ich_node.errors import IchNodeError, TransientError
 from ich_node.receive.received import (
     AssociationSummary,
     RebuildSummary,
@@ -22,113 +24,271 @@ from ich_node.receive.received import (
     log_without_values,
     rebuild,
 )
-from ich_node.receive.scp import Receiver
 from ich_node.receive.spool import Spool
+from ich_node.receive.waiting import HandedOn, Patience, WaitingLine
 from ich_node.settings import Settings
-from ich_node.study import Instance
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger(__name__)
 
-_MEND_SECONDS = 10.0
+_TICK_SECONDS = 2.0
+_ASK_SIZES_SECONDS = 60.0
+_RECENT = timedelta(days=7)
+"""A study that has had nothing for so long is asked for its size only when something comes."""
+_REBUILD_BATCH = 2000
 
 
 class Intake:
-    """Writes rows about received objects; safe to call from several threads.
+    """Writes rows about received objects, in the background and many at once.
+
+    Every object is durable in the spool and acknowledged before it comes here, and is never sent again. So a
+    row that cannot be written now is made from the spool when the database answers again.
 
     Parameters
     ----------
     settings
-        The waits of ``[receiver]`` are used.
+        The waits and the limit per study of ``[receiver]`` are used.
     database, spool
         Where rows and objects are.
     """
 
     def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
-        self._waits = settings.receiver
+        self._settings = settings.receiver
         self._database = database
         self._spool = spool
+        self._line = WaitingLine()
+        self._recording = threading.Lock()  # one transaction at a time; guards the sizes
+        self._sizes = StudySizes(int(settings.receiver.max_study_gib * 2**30))
+        self._rebuilding = threading.Lock()
         self._rows_missing = threading.Event()
+        self._rows_missing.set()  # of what came before this start; nobody knows until `rebuild` has looked
+        self._due = DueSeries(settings.receiver, database, rows_missing=self._may_miss_rows)
+        self._mending = Patience(longest_s=10.0)
+        self._odd_objects = Patience(longest_s=300.0)
+        self._away = False
+        self._stopping = threading.Event()
+        self._recorder = threading.Thread(target=self._keep_recording, name="intake", daemon=True)
+        self._mender = threading.Thread(target=self._keep_mending, name="mender", daemon=True)
 
-    def record(self, received: ReceivedInstance) -> None:
-        """Write the rows of one object; its series is due when nothing follows for ``stalled_seconds``.
+    def start(self) -> None:
+        """Write rows from now on, and look through the spool for objects that have none."""
+        self._ask_sizes(first=True)
+        self._recorder.start()
+        self._mender.start()
 
-        What goes wrong is raised, and made good by `mend`.
+    def close(self) -> None:
+        """Write the rows of what waits, then stop. Whoever calls `put` has stopped before."""
+        self._stopping.set()
+        self._line.close()
+        self._recorder.join()
+        self._mender.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def put(self, handed_on: HandedOn) -> None:
+        """Take an object that was acknowledged, or the end of the association that brought it, in this order.
+
+        Quick; from any thread. Waits while `ich_node.receive.waiting.LINE_LENGTH` others wait.
+
+        Raises
+        ------
+        RuntimeError
+            This intake is closed.
         """
-        self._record(received, wait_s=self._waits.stalled_seconds)
+        self._line.join(handed_on)
 
-    def end_association(self, summary: AssociationSummary) -> None:
-        """Say when the series that an association brought are due: soon if gapless, else after a quiet time."""
-        logger.info(
-            "%s: %d images stored, %d refused, association %s",
-            summary.calling_ae_title,
-            summary.stored,
-            summary.refused,
-            "released" if summary.released else "aborted",
-        )
-        self.mend()
-        now = datetime.now(UTC)
-        for series_instance_uid in summary.series_instance_uids:
-            with self._database.writing() as session:
-                complete = summary.released and self._is_complete(session, series_instance_uid)
-                wait_s = self._waits.settle_seconds if complete else self._waits.quiet_seconds
-                receipt.set_due(session, series_instance_uid, now + timedelta(seconds=wait_s))
+    def flush(self) -> None:
+        """Return when everything that was put has been dealt with."""
+        self._line.flush()
+
+    def full_studies(self) -> frozenset[str]:
+        """Study Instance UIDs that hold more than ``max_study_gib``; the same object while nothing changes."""
+        return self._sizes.full
+
+    def look_again(self) -> None:
+        """Look through the spool soon: objects may be there that were acknowledged and never put.
+
+        For when a process that receives has died.
+        """
+        self._rows_missing.set()
 
     def mend(self) -> None:
-        """Write the rows that could not be written when their objects came, if there are any; raises nothing.
-
-        An object that was acknowledged is never sent again. Without its rows nobody would know of it.
-        """
-        if not self._rows_missing.is_set():
+        """Write the rows that could not be written when their objects came, if there are any; raises nothing."""
+        missing = self._rows_missing.is_set() and not self._mending.is_pausing
+        odd = self._odd_objects.has_failed and not self._odd_objects.is_pausing
+        if not (missing or odd):
             return
-        self._rows_missing.clear()
         try:
             self.rebuild()
+            self._mending.end()
         except Exception as error:
-            self._rows_missing.set()
+            self._mending.lengthen()
             log_without_values(logger, "rows of received objects are still missing", error)
 
     def rebuild(self) -> RebuildSummary:
-        """Write the rows that the spool has objects for and the database does not."""
-        with self._database.reading() as session:
-            known = receipt.known_file_names(session)
-        summary = rebuild(
-            self._spool,
-            lambda received: self._record(received, wait_s=self._waits.quiet_seconds),
-            known=known,
-        )
+        """Write the rows that the spool has objects for and the database does not, also while objects arrive.
+
+        Raises
+        ------
+        TransientError
+            The database did not answer.
+        ConfigurationError
+            Its file, its schema or this user's rights do not fit.
+        """
+        with self._rebuilding:
+            self._rows_missing.clear()
+            try:
+                summary = self._rebuild()
+            except Exception:
+                self._rows_missing.set()
+                raise
         if summary.recorded or summary.failed:
             logger.warning(
-                "rows made from the spool: %d; objects that cannot be read: %d",
+                "rows made from the spool: %d; objects that cannot be read or recorded: %d",
                 summary.recorded,
                 len(summary.failed),
             )
         return summary
 
-    def _is_complete(self, session: Session, series_instance_uid: str) -> bool:
-        rows = receipt.series_geometry(session, series_instance_uid)
-        return is_geometrically_complete([_geometry(row, self._spool.path(row.file_name)) for row in rows])
+    def _rebuild(self) -> RebuildSummary:
+        found: list[ReceivedInstance] = []
+        failed: list[str] = []
 
-    def _record(self, received: ReceivedInstance, *, wait_s: float) -> None:
+        def record_found() -> None:
+            failed.extend(self._record_all(found, from_spool=True))
+            found.clear()
+
+        def collect(received: ReceivedInstance) -> None:
+            found.append(received)
+            if len(found) >= _REBUILD_BATCH:
+                record_found()
+
+        self._away = False
+        known = KnownFiles(self._database, stopped=self._is_in_vain)
+        summary = rebuild(self._spool, collect, known=known)
+        record_found()
+        if self._away:
+            raise TransientError("the database did not answer while rows were made from the spool")
+        if failed:
+            self._odd_objects.lengthen()
+        else:
+            self._odd_objects.end()
+        return replace(summary, recorded=summary.recorded - len(failed), failed=(*summary.failed, *failed))
+
+    def _is_in_vain(self) -> bool:
+        return self._stopping.is_set() or self._away
+
+    def _may_miss_rows(self) -> bool:
+        return self._rows_missing.is_set() or self._rebuilding.locked()
+
+    def _keep_recording(self) -> None:
+        while batch := self._line.take():
+            try:
+                # Nobody waits for a database that is away: the next start makes the rows from the spool.
+                if not (self._stopping.is_set() and self._away):
+                    self._handle(batch)
+            except Exception as error:  # the thread's one boundary: what comes next is recorded
+                self._rows_missing.set()
+                log_without_values(logger, "received objects were not recorded", error)
+            finally:
+                self._line.done()
+
+    def _handle(self, batch: Sequence[HandedOn]) -> None:
+        self._record_all([one for one in batch if isinstance(one, ReceivedInstance)])
+        # Also after objects that came later: they may show that another association brings the same series.
+        for one in batch:
+            if isinstance(one, AssociationSummary):
+                _log_end(one)
+                if one.unrecorded:
+                    self.look_again()
+                self._due.end(one)
+        self._due.decide()
+
+    def _record_all(self, received: Iterable[ReceivedInstance], *, from_spool: bool = False) -> list[str]:
+        """Record objects of any studies; gives the names of those that were not."""
+        studies: dict[str, list[ReceivedInstance]] = {}
+        for one in received:
+            studies.setdefault(one.study.study_instance_uid, []).append(one)
+        failed: list[str] = []
+        odd: list[Exception] = []
+        for group in studies.values():
+            begun = set() if from_spool else self._due.begin(group)
+            failed += self._record(group, begun, odd, from_spool=from_spool)
+        if odd:
+            self._odd_objects.begin()
+            log_without_values(logger, f"{len(odd)} objects are in the spool and cannot be recorded", odd[0])
+        return failed
+
+    def _record(
+        self, group: Sequence[ReceivedInstance], begun: set[str], odd: list[Exception], *, from_spool: bool
+    ) -> list[str]:
         try:
-            self._write(received, wait_s=wait_s)
-        except Exception:
+            self._write(group, begun, from_spool=from_spool)
+            self._away = False
+            return []
+        except IchNodeError as error:
+            self._away = True
+            if not self._rows_missing.is_set():
+                logger.warning("rows of received objects are made later: %s", error)
             self._rows_missing.set()
-            raise
+        except Exception as error:
+            if len(group) > 1:  # one that the database cannot hold must not take the others with it
+                half = len(group) // 2
+                first = self._record(group[:half], begun, odd, from_spool=from_spool)
+                return first + self._record(group[half:], begun, odd, from_spool=from_spool)
+            odd.append(error)
+        return [received.spooled.file_name for received in group]
 
-    def _write(self, received: ReceivedInstance, *, wait_s: float) -> None:
-        with self._database.writing() as session:
-            outcome = receipt.record_instance(
-                session,
-                received.instance,
-                received.study,
-                file_name=received.spooled.file_name,
-                size_bytes=received.spooled.size_bytes,
-                sha256=received.spooled.sha256,
-                source_ae_title=received.source_ae_title,
-                received_at=received.received_at,
-                due_at=datetime.now(UTC) + timedelta(seconds=wait_s),
+    def _write(self, group: Sequence[ReceivedInstance], begun: set[str], *, from_spool: bool) -> None:
+        study_instance_uid = group[0].study.study_instance_uid
+        with self._recording, self._database.writing() as session:
+            wait = self._due.wait_for_next(group, from_spool=from_spool)
+            receipts = receipt.record_instances(session, group, due_at=datetime.now(UTC) + wait)
+            self._due.hold(session, begun, group, receipts)
+            size_bytes = sum(
+                r.spooled.size_bytes
+                for r, what in zip(group, receipts, strict=True)
+                if what is not Receipt.DUPLICATE
             )
-        if outcome is Receipt.CONFLICT:
+            is_full_now = self._sizes.add(session, study_instance_uid, size_bytes)
+        if is_full_now:
+            limit = self._settings.max_study_gib
+            logger.warning("a study holds more than %g GiB (receiver.max_study_gib): no more is taken", limit)
+        _log_conflicts(group, receipts)
+
+    def _keep_mending(self) -> None:
+        sizes_asked_s = time.monotonic()
+        while True:
+            self.mend()
+            self._due.decide()
+            self._due.forget_silent()
+            if time.monotonic() - sizes_asked_s > _ASK_SIZES_SECONDS:
+                self._ask_sizes()
+                sizes_asked_s = time.monotonic()
+            if self._stopping.wait(_TICK_SECONDS):
+                return
+
+    def _ask_sizes(self, *, first: bool = False) -> None:
+        try:
+            with self._recording, self._database.reading() as session:
+                if first:
+                    self._sizes.ask(session, since=datetime.now(UTC) - _RECENT)
+                else:
+                    self._sizes.ask_again(session)
+        except Exception as error:
+            log_without_values(logger, "the sizes of studies are not known", error)
+
+
+def _log_conflicts(group: Iterable[ReceivedInstance], receipts: Iterable[Receipt]) -> None:
+    for received, what in zip(group, receipts, strict=True):
+        if what is Receipt.CONFLICT:
             logger.error(
                 "%s sent other content under a SOP Instance UID that is already here; it is kept as %s and not read",
                 received.source_ae_title,
@@ -136,54 +296,11 @@ class Intake:
             )
 
 
-def _geometry(row: InstanceRow, path: Path) -> Instance:
-    position, orientation = row.position_mm, row.orientation
-    return Instance(
-        path=path,
-        sop_instance_uid=row.sop_instance_uid,
-        sop_class_uid=row.sop_class_uid,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        series_instance_uid=row.series_instance_uid,
-        study_instance_uid="",
-        instance_number=row.instance_number,
-        number_of_frames=row.number_of_frames,
-        image_position_patient_mm=(position[0], position[1], position[2]) if position else None,
-        image_orientation_patient=(
-            (orientation[0], orientation[1], orientation[2], orientation[3], orientation[4], orientation[5])
-            if orientation
-            else None
-        ),
+def _log_end(summary: AssociationSummary) -> None:
+    logger.info(
+        "%s: %d images stored, %d refused, association %s",
+        summary.calling_ae_title,
+        summary.stored,
+        summary.refused,
+        "released" if summary.released else "aborted",
     )
-
-
-@contextmanager
-def open_receiver(settings: Settings, database: Database) -> Iterator[Receiver]:
-    """Receive from now on, after the rows of whatever the spool holds have been made good."""
-    spool = Spool(settings.spool_dir)
-    intake = Intake(settings, database, spool)
-    receiver = Receiver(
-        ae_title=settings.receiver.ae_title,
-        host=settings.receiver.host,
-        port=settings.receiver.port,
-        spool=spool,
-        on_instance=intake.record,
-        on_association_end=intake.end_association,
-        peers=[AllowedPeer(ae_title=peer.ae_title, host=peer.host) for peer in settings.peers],
-        limits=Limits(max_associations=settings.receiver.max_associations),
-    )
-    intake.rebuild()
-    receiver.start()
-    stopped = threading.Event()
-    mender = threading.Thread(target=_keep_mending, args=(intake, stopped), name="mender", daemon=True)
-    mender.start()
-    try:
-        yield receiver
-    finally:
-        receiver.stop()
-        stopped.set()
-        mender.join()
-
-
-def _keep_mending(intake: Intake, stopped: threading.Event) -> None:
-    while not stopped.wait(_MEND_SECONDS):
-        intake.mend()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,8 @@ from ich_node.database.queue import ClaimedSeries, StudyClaim
 from ich_node.database.readings import EarlierReading, NewObject, NewReading
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import AlgorithmIdentification, SeriesFinding
+from ich_node.pixels import DecodeLimits
+from ich_node.receive.frames import ENHANCED_CT_CLASSES, read_frames_header
 from ich_node.receive.header import read_header
 from ich_node.report import Predecessor, ReadingReport, build_secondary_captures, build_structured_report
 from ich_node.selection import SeriesExclusion, select_series
@@ -84,13 +86,15 @@ def read_study(
     results_dir: Path,
     predictor: Predictor,
     history: Callable[[str], History],
+    limits: DecodeLimits | None = None,
 ) -> StudyOutcome:
     """Read the best series of a study that can be read.
 
     Series are tried from the best to the worst; one that turns out to be unreadable is excluded with its reason, so
     that a broken thin series does not hide a sound thick one.
     """
-    study, unreadable = _open_study(claim, spool_dir)
+    outliving = {s.series_instance_uid for s in claim.series if _outlives_its_images(s, history)}
+    study, unreadable = _open_study(claim, spool_dir, without=outliving)
     selection = select_series(study)
     exclusions = [*unreadable, *selection.exclusions]
     wanted = claim.reprocess.series_instance_uid if claim.reprocess else None
@@ -103,17 +107,30 @@ def read_study(
             return Unchanged(exclusions=others)
         try:
             reading = read_series(
-                series, predictor=predictor, history=past, content_sha256=content, results_dir=results_dir
+                series,
+                predictor=predictor,
+                history=past,
+                content_sha256=content,
+                results_dir=results_dir,
+                limits=limits,
             )
         except StudyRejected as rejected:
             exclusions.append(_exclusion(series.series_instance_uid, rejected))
             continue
         return Read(reading=reading, exclusions=others)
+    if outliving and not claim.reprocess:
+        return Unchanged(exclusions=tuple(exclusions))
     return _not_read(exclusions, wanted)
 
 
 def read_series(
-    series: Series, *, predictor: Predictor, history: History, content_sha256: str, results_dir: Path
+    series: Series,
+    *,
+    predictor: Predictor,
+    history: History,
+    content_sha256: str,
+    results_dir: Path,
+    limits: DecodeLimits | None = None,
 ) -> NewReading:
     """Read one series and write its result objects.
 
@@ -123,7 +140,7 @@ def read_series(
         The series cannot be read, or the model's output is no finding.
     """
     timeline = {"started": _now()}
-    volume = load_volume(series)
+    volume = load_volume(series, limits)
     timeline["loaded"] = _now()
     finding = predictor.predict(volume.hu, volume.spacing_mm)
     timeline["predicted"] = _now()
@@ -131,6 +148,7 @@ def read_series(
     report = ReadingReport(
         finding=finding,
         source_images=source_headers(volume),
+        frame_numbers=tuple(i.frame_number for i in volume.instances),
         hu=volume.hu,
         spacing_mm=volume.spacing_mm,
         run_number=history.run_number,
@@ -148,6 +166,7 @@ def read_series(
         run_number=history.run_number,
         finding=finding,
         sop_instance_uids=tuple(i.sop_instance_uid for i in volume.instances),
+        frame_numbers=tuple(i.frame_number for i in volume.instances),
         content_sha256=content_sha256,
         caveats=volume.caveats,
         timeline=timeline,
@@ -158,9 +177,21 @@ def read_series(
     )
 
 
-def _open_study(claim: StudyClaim, spool_dir: Path) -> tuple[Study, list[SeriesExclusion]]:
+def _outlives_its_images(claimed: ClaimedSeries, history: Callable[[str], History]) -> bool:
+    """Whether the series was read, its images were purged, and no other has come since: that reading counts."""
+    if not claimed.purged_instances:
+        return False
+    earlier = history(claimed.series_instance_uid).earlier
+    return earlier is not None and earlier.sop_instance_uids.issuperset(claimed.sop_instance_uids)
+
+
+def _open_study(
+    claim: StudyClaim, spool_dir: Path, *, without: Collection[str]
+) -> tuple[Study, list[SeriesExclusion]]:
     opened, unreadable = [], []
     for claimed in claim.series:
+        if claimed.series_instance_uid in without or not claimed.file_names:
+            continue  # what was found before its images were purged holds
         instances, rejected = _open_instances(claimed, spool_dir)
         if (
             rejected is not None
@@ -178,14 +209,27 @@ def _open_study(claim: StudyClaim, spool_dir: Path) -> tuple[Study, list[SeriesE
 
 
 def _open_instances(claimed: ClaimedSeries, spool_dir: Path) -> tuple[list[Instance], StudyRejected | None]:
-    instances, rejected = [], None
+    if claimed.purged_instances:
+        return [], StudyRejected(
+            RejectionReason.IMAGES_PURGED,
+            f"its {claimed.purged_instances} images were purged, and a part is not read for the whole: "
+            "send the whole series again",
+        )
+    instances: list[Instance] = []
+    rejected = None
     for file_name in claimed.file_names:
         try:
-            instances.append(read_header(spool_dir / file_name)[0])
+            instances.extend(_open_object(spool_dir / file_name))
         except StudyRejected as error:
             rejected = error
             logger.warning("%s in the spool cannot be read: %s", file_name, error.reason)
     return instances, rejected
+
+
+def _open_object(path: Path) -> tuple[Instance, ...]:
+    """The image in a file, or its frames."""
+    instance, _ = read_header(path)
+    return read_frames_header(path) if instance.sop_class_uid in ENHANCED_CT_CLASSES else (instance,)
 
 
 def _content_sha256(claim: StudyClaim, series: Series) -> str:

@@ -17,6 +17,7 @@ from ich_node.errors import ConfigurationError, IchNodeError, RejectionReason, T
 from ich_node.findings import StudyState
 from ich_node.lease import showing_life, work_owner
 from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, read_study
+from ich_node.pixels import DecodeLimits
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def _read(
             results_dir=node.settings.results_dir,
             predictor=predictor,
             history=_history(node.database, predictor),
+            limits=_decode_limits(node),
         )
     except Exception as error:  # the worker's one boundary: no study may end without a row that says why
         if isinstance(error, OSError) and error.errno in _PASSING_FAULTS:
@@ -82,6 +84,13 @@ def _read(
         if not isinstance(error, TransientError):
             logger.exception("study %s could not be read", claim.study_instance_uid)
         return error
+
+
+def _decode_limits(node: Node) -> DecodeLimits:
+    worker = node.settings.worker
+    return DecodeLimits(
+        max_image_bytes=worker.max_image_mib * 2**20, decoder_memory_bytes=worker.decoder_memory_mib * 2**20
+    )
 
 
 def _commit_when_possible(node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:

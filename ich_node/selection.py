@@ -3,9 +3,10 @@
 Every series of a study comes out either as a candidate or with one exclusion. Rules look at headers only. An
 absent or silent attribute never excludes; a statement that something else was imaged does.
 
-Rules come in two tables, both first match wins: `_IMAGE_RULES` judge each image, so that a localizer or a
-dose sheet that a scanner filed into the axial series is set aside and the series is still read (`load_volume`
-does the same by `readable_images` and records a caveat); `_SERIES_RULES` judge what is left of the series.
+Rules come in two tables, both first match wins: those of `ich_node.image_rules` judge each image, so that a
+localizer or a dose sheet that a scanner filed into the axial series is set aside and the series is still read
+(`load_volume` does the same by `readable_images` and records a caveat); `_SERIES_RULES` judge what is left of the
+series. Multi-frame objects come as their frames (`ich_node.receive.frames`), which are judged like single images.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 
 from ich_node import geometry
 from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.image_rules import Fault, image_fault
+from ich_node.scans import MAX_TIMES, check_concatenations, split_scans, time_points, vertical_extent_mm
 from ich_node.series_words import (
     Contrast,
     Kernel,
@@ -29,26 +32,12 @@ from ich_node.series_words import (
 )
 from ich_node.study import Instance, Series, Study
 
-CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT_CLASSES = frozenset(("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"))
-"""Enhanced CT and Legacy Converted Enhanced CT Image Storage."""
-_SECONDARY_CAPTURE_ROOT = "1.2.840.10008.5.1.4.1.1.7"
-
 MAX_HEAD_FIELD_OF_VIEW_MM = 350.0
 """Where headers do not say head, a wider field of view is a body scan: head protocols use 200 to 300 mm."""
 MAX_COVERAGE_MM = 450.0
 """More than head and neck together."""
-MAX_IMAGES_PER_POSITION = 3
-"""More images than this at one place are a dynamic (perfusion) series."""
-
-_SHEET_WORDS = frozenset(
-    ("DOSE", "DOSE_INFO", "PATIENT_INFO", "RESULTS", "SCREEN SAVE", "SCREENSAVE", "REF_SURVIEW", "PROT")
-)
-_LOCALIZER_WORDS = frozenset(("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"))
-_REFORMAT_WORDS = (
-    "MPR", "REFORMAT", "PROJECTION", "MIP", "MINIP", "VRT", "CURVED", "VOLUME", "3D", "SSD",
-    "CBF", "CBV", "MTT", "TTP", "PERFUSION",
-)  # fmt: skip
+MAX_UNREAD_MM = 10.0
+"""How far a stack of frames that is not read may reach beyond the one that is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +80,9 @@ def select_series(study: Study) -> Selection:
     for series in study.series:
         try:
             images, _ = readable_images(series)
-            for rule in _SERIES_RULES:
-                rule(images)
+            rejection = _rejection(images)
+            if rejection is not None:
+                raise rejection
         except StudyRejected as rejection:
             exclusions.append(
                 SeriesExclusion(
@@ -128,109 +118,79 @@ def readable_images(series: Series) -> tuple[list[Instance], tuple[str, ...]]:
     if not series.instances:
         raise StudyRejected(RejectionReason.NO_IMAGES, "The series has no objects.")
     kept: list[Instance] = []
-    faults: Counter[tuple[RejectionReason, str]] = Counter()
-    for instance in sorted(series.instances, key=lambda i: i.sop_instance_uid):
-        fault = _image_fault(instance)
+    strays: list[tuple[Instance, Fault]] = []
+    for instance in sorted(series.instances, key=geometry.by_identity):
+        fault = image_fault(instance)
         if fault is None:
             kept.append(instance)
         else:
-            faults[fault] += 1
-    if faults and len(kept) <= faults.total():
+            strays.append((instance, fault))
+    _refuse_strays(kept, strays)
+    check_concatenations(kept)
+    scan, caveats = _one_scan(kept)
+    faults = Counter(fault for _, fault in strays)
+    return scan, (
+        *(
+            f"{count} of {len(series.instances)} {_objects(series)} of the series are set aside ({reason})."
+            for (reason, _), count in sorted(faults.items())
+        ),
+        *caveats,
+    )
+
+
+def _refuse_strays(kept: Sequence[Instance], strays: Sequence[tuple[Instance, Fault]]) -> None:
+    """Refuse a series of strays; frames that are another stack altogether are no strays in this one."""
+    stacks = {image.stack_id for image in kept}
+    among = [fault for image, fault in strays if image.stack_id in stacks]
+    if strays and (not kept or (among and len(kept) <= len(among))):
+        faults = Counter(among or [fault for _, fault in strays])
         (reason, detail), _ = min(faults.items(), key=lambda item: (-item[1], item[0]))
         raise StudyRejected(reason, detail)
-    caveats = tuple(
-        f"{count} of {len(series.instances)} objects of the series are set aside ({reason})."
-        for (reason, _), count in sorted(faults.items())
-    )
-    return kept, caveats
+
+
+def _objects(series: Series) -> str:
+    return "objects" if all(i.frame_number is None for i in series.instances) else "frames"
+
+
+def _one_scan(images: list[Instance]) -> tuple[list[Instance], tuple[str, ...]]:
+    """Choose the scan to read of a series that has several in its multi-frame objects, and say so."""
+    scans = split_scans(images)
+    if len(scans) == 1:
+        return images, ()
+    rejections = [_rejection(scan) for scan in scans]
+    sound = [scan for scan, rejection in zip(scans, rejections, strict=True) if rejection is None]
+    if not sound:
+        raise next(rejection for rejection in rejections if rejection is not None)
+    best = min(sound, key=lambda scan: (_rank(scan), geometry.by_identity(scan[0])))
+    for scan, rejection in zip(scans, rejections, strict=True):
+        if scan is not best and (rejection is None or rejection.reason is RejectionReason.TOO_FEW_SLICES):
+            _check_covered(scan, best)
+    others = len(images) - len(best)
+    return best, (f"{others} of {len(images)} frames are other stacks or reconstructions and are not read.",)
+
+
+def _rejection(images: Sequence[Instance]) -> StudyRejected | None:
+    try:
+        for rule in _SERIES_RULES:
+            rule(images)
+    except StudyRejected as rejection:
+        return rejection
+    return None
+
+
+def _check_covered(scan: Sequence[Instance], best: Sequence[Instance]) -> None:
+    (low, high), (lowest, highest) = vertical_extent_mm(scan), vertical_extent_mm(best)
+    if low < lowest - MAX_UNREAD_MM or high > highest + MAX_UNREAD_MM:
+        raise StudyRejected(
+            RejectionReason.INCONSISTENT_GEOMETRY,
+            "The series has several stacks of frames that do not fit together, and none covers all that was imaged.",
+        )
 
 
 def names_head(images: Sequence[Instance]) -> bool:
     """Whether any text of any image's header names the head."""
     texts = {text for image in images for text in _region_texts(image).values()}
     return any(region(text) is Region.HEAD for text in texts)
-
-
-# --- one image
-
-
-def _not_ct(image: Instance) -> str | None:
-    return (
-        f"Modality (0008,0060) is {image.modality[:16]}, not CT."
-        if image.modality not in ("CT", "")
-        else None
-    )
-
-
-def _secondary_capture(image: Instance) -> str | None:
-    if image.sop_class_uid.startswith(_SECONDARY_CAPTURE_ROOT):
-        return "The objects are Secondary Captures (pictures of a screen), not CT slices."
-    if _SHEET_WORDS.intersection(image.image_type[2:]) or (image.samples_per_pixel or 1) > 1:
-        return "The objects are exam summaries or colour pictures, not CT slices."
-    return None
-
-
-def _enhanced(image: Instance) -> str | None:
-    if image.sop_class_uid in ENHANCED_CT_CLASSES or (
-        image.sop_class_uid == CT_IMAGE_STORAGE and image.number_of_frames > 1
-    ):
-        return (
-            "The series is multi-frame (Enhanced CT), which this node does not read: send CT Image Storage."
-        )
-    return None
-
-
-def _other_class(image: Instance) -> str | None:
-    if image.sop_class_uid != CT_IMAGE_STORAGE:
-        return "The objects are not of SOP class CT Image Storage."
-    return None
-
-
-def _no_pixels(image: Instance) -> str | None:
-    return None if image.has_pixel_data else "The objects have no Pixel Data (7FE0,0010)."
-
-
-def _localizer(image: Instance) -> str | None:
-    if _LOCALIZER_WORDS.intersection(image.image_type):
-        return "Image Type (0008,0008) says localizer (scout, topogram)."
-    return None
-
-
-def _derived(image: Instance) -> str | None:
-    for value in image.image_type[2:]:
-        if any(word in value for word in _REFORMAT_WORDS):
-            return "Image Type (0008,0008) says reformatted or projected; the original slices are needed."
-    # DERIVED\PRIMARY is an original that was compressed with loss (PS3.3 C.7.6.1.1.5): still the scanner's
-    # slices.
-    if image.image_type[:1] == ("DERIVED",) and image.image_type[1:2] != ("PRIMARY",):
-        return "Image Type (0008,0008) says DERIVED; the original slices are needed."
-    return None
-
-
-def _not_axial(image: Instance) -> str | None:
-    if geometry.is_usable_orientation(image) and geometry.tilt_deg(image) > geometry.MAX_TILT_DEG:
-        return f"The images are not axial: more than {geometry.MAX_TILT_DEG:.0f} degrees from the body axis."
-    return None
-
-
-_IMAGE_RULES: tuple[tuple[RejectionReason, Callable[[Instance], str | None]], ...] = (
-    (RejectionReason.SECONDARY_CAPTURE, _secondary_capture),
-    (RejectionReason.NOT_CT, _not_ct),
-    (RejectionReason.UNSUPPORTED_SOP_CLASS, _enhanced),
-    (RejectionReason.NOT_CT, _other_class),
-    (RejectionReason.NO_IMAGES, _no_pixels),
-    (RejectionReason.LOCALIZER, _localizer),
-    (RejectionReason.DERIVED, _derived),
-    (RejectionReason.NOT_AXIAL, _not_axial),
-)
-
-
-def _image_fault(image: Instance) -> tuple[RejectionReason, str] | None:
-    for reason, rule in _IMAGE_RULES:
-        detail = rule(image)
-        if detail is not None:
-            return reason, detail
-    return None
 
 
 # --- one series: each rule raises StudyRejected or passes
@@ -245,11 +205,11 @@ def _check_projection(images: Sequence[Instance]) -> None:
 
 
 def _check_region(images: Sequence[Instance]) -> None:
-    """The first text that names a region decides, but Body Part Examined, often wrong, may be overruled."""
+    """The first text that names a region decides, but codes of a protocol, often wrong, may be overruled."""
     said = {name: region(text) for name, text in _region_texts(images[0]).items()}
     name, first = next(((n, r) for n, r in said.items() if r is not Region.SILENT), ("", Region.SILENT))
     if first is Region.OTHER:
-        overruled = name == "Body Part Examined (0018,0015)" and Region.HEAD in said.values()
+        overruled = name in _OVERRULED and Region.HEAD in said.values()
         if not overruled or _field_of_view_mm(images) > MAX_HEAD_FIELD_OF_VIEW_MM:
             raise StudyRejected(RejectionReason.NOT_HEAD, f"{name} names another body region than the head.")
     if first is Region.SILENT and _field_of_view_mm(images) > MAX_HEAD_FIELD_OF_VIEW_MM:
@@ -261,7 +221,7 @@ def _check_region(images: Sequence[Instance]) -> None:
 
 
 def _check_contrast(images: Sequence[Instance]) -> None:
-    if any(names_agent(image.contrast_bolus_agent) for image in images):
+    if any(names_agent(agent) for agent in {image.contrast_bolus_agent for image in images}):
         raise StudyRejected(
             RejectionReason.CONTRAST,
             "Contrast/Bolus Agent (0018,0010) names an agent; only scans without contrast are read.",
@@ -302,7 +262,7 @@ def _check_geometry(images: Sequence[Instance]) -> None:
             f"{len(places)} slice positions over {coverage:.0f} mm; a head needs {geometry.MIN_POSITIONS} "
             f"over {geometry.MIN_COVERAGE_MM:.0f} mm.",
         )
-    if len(ordered) > MAX_IMAGES_PER_POSITION * len(places):
+    if len(ordered) > MAX_TIMES * len(places) or time_points(ordered) > 1:
         raise StudyRejected(
             RejectionReason.DUPLICATE_POSITIONS,
             f"{len(ordered)} images at {len(places)} positions: a dynamic (perfusion) series.",
@@ -323,10 +283,14 @@ _SERIES_RULES: tuple[Callable[[Sequence[Instance]], None], ...] = (
 )
 
 
+_OVERRULED = ("Body Part Examined (0018,0015)", "Anatomic Region (0008,2218)")
+
+
 def _region_texts(image: Instance) -> dict[str, str]:
     """Texts that may name the region, the one that speaks of this series most closely first."""
     return {
         "Series Description (0008,103E)": image.series_description,
+        "Anatomic Region (0008,2218)": image.anatomic_region,
         "Body Part Examined (0018,0015)": image.body_part_examined,
         "Protocol Name (0018,1030)": image.protocol_name,
         "Study Description (0008,1030)": image.study_description,

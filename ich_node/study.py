@@ -7,8 +7,23 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
+class Concatenation:
+    """Of which set of objects a multi-frame object is one: Multi-frame Functional Groups (PS3.3 C.7.6.16)."""
+
+    concatenation_uid: str
+    in_concatenation_number: int | None
+    """Counted from 1."""
+    in_concatenation_total_number: int | None
+    concatenation_frame_offset_number: int | None
+    """How many frames lie in the objects before this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Instance:
-    """One stored SOP instance: what its header says, and where its bytes are.
+    """One stored image: a SOP instance of a single frame, or one frame of a multi-frame instance.
+
+    What its header says, and where its bytes are. A multi-frame instance is one `Instance` at its receipt, without
+    geometry; `ich_node.receive.frames.read_frames_header` makes one of each frame.
 
     A value that the header lacks or that cannot be parsed is ``None`` (empty string or tuple for text), never a guess.
     Positions and directions are in the DICOM patient frame (LPS, mm).
@@ -23,11 +38,16 @@ class Instance:
     study_instance_uid: str
     modality: str = ""
     image_type: tuple[str, ...] = ()
+    """Image Type (0008,0008), of a frame Frame Type (0008,9007)."""
     instance_number: int | None = None
     acquisition_number: int | None = None
     rows: int | None = None
     columns: int | None = None
     number_of_frames: int = 1
+    """Of the whole object."""
+    frame_number: int | None = None
+    """Of this frame in its object, counted from 1 as in Referenced Frame Number (0008,1160); ``None`` where the
+    image is a whole SOP instance."""
     samples_per_pixel: int | None = None
     image_position_patient_mm: tuple[float, float, float] | None = None
     image_orientation_patient: tuple[float, float, float, float, float, float] | None = None
@@ -44,6 +64,14 @@ class Instance:
     protocol_name: str = ""
     series_number: int | None = None
     has_pixel_data: bool = True
+    # only of frames
+    stack_id: str = ""
+    temporal_position: int | None = None
+    anatomic_region: str = ""
+    """Anatomic Region (0008,2218) in words; ``Head`` for every code of the head, whatever its meaning says."""
+    volumetric_properties: str = ""
+    volume_based_calculation_technique: str = ""
+    concatenation: Concatenation | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from ich_node.database.engine import Database
 from ich_node.delivery_job import Deliverer, Node
 from ich_node.errors import TransientError
 from ich_node.model.bundle import find_bundle, verify_bundle
+from ich_node.purge_job import PurgeSchedule
 from ich_node.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,6 +90,13 @@ class _PoolProcess:
     def deliverer(self) -> Deliverer:
         return Deliverer(self.node)
 
+    def warm_up(self) -> None:
+        """Load what the first reading would wait for."""
+        from ich_node.decoding.process import shared_decoder  # only the reading worker decodes
+
+        shared_decoder(self._settings.worker.decoder_memory_mib * 2**20).start()
+        self.predictor()
+
     def predictor(self, bundle: str | None = None) -> Predictor:
         from ich_node.model.predict import load_predictor  # only the reading worker loads torch
 
@@ -149,7 +157,7 @@ def run_worker(settings: Settings, role: Queue, *, on_ready: Callable[[], None])
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)
     if role is Queue.READ:
         _share_cores(settings.worker.processes)
-        signals.worker_process_init.connect(lambda **_: process.predictor(), weak=False)
+        signals.worker_process_init.connect(lambda **_: process.warm_up(), weak=False)
         pool = ["--pool", "prefork", "--concurrency", str(settings.worker.processes)]
     else:
         reconciler = Reconciler(app, settings)
@@ -192,7 +200,7 @@ def _on_connection(call: Callable[[], None]) -> type[bootsteps.StartStopStep]:
 
 
 class Reconciler:
-    """Sends a message for whatever the database says is due, again and again."""
+    """Sends a message for whatever the database says is due, again and again; purges by schedule beside that."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         self._app = app
@@ -200,6 +208,7 @@ class Reconciler:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._delivered_at: dict[str, float] = {}
+        self._purges = PurgeSchedule(settings)
         self._forget = threading.Event()
         self._forget.set()
 
@@ -218,6 +227,7 @@ class Reconciler:
     def _run(self) -> None:
         database = Database(self._settings.database_url)
         while not self._stop.wait(_TICK_SECONDS):
+            self._purges.tick()
             try:
                 self._reconcile(database)
             except TransientError as error:
@@ -227,6 +237,7 @@ class Reconciler:
             except Exception:  # this thread's boundary: were it to end, nothing would be read any more
                 logger.exception("reconciling again in %.1f s", _PAUSE_SECONDS)
                 self._stop.wait(_PAUSE_SECONDS)
+        self._purges.stop()
         database.dispose()
 
     def _reconcile(self, database: Database) -> None:

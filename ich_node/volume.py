@@ -11,19 +11,22 @@ import itertools
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.filereader import read_partial
+from pydicom.valuerep import DSfloat
 
 from ich_node import geometry
 from ich_node.errors import RejectionReason, StudyRejected
-from ich_node.pixels import MAX_ROWS_OR_COLUMNS, MissingAttributes, SlicePixels, read_pixels
+from ich_node.pixels import MAX_ROWS_OR_COLUMNS, DecodeLimits
 from ich_node.plausibility import check_values, encloses_brain
 from ich_node.selection import names_head, readable_images
 from ich_node.series_words import Kernel, kernel
+from ich_node.slice_pixels import PixelSource
 from ich_node.study import Instance, Series
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ _UNEVEN_FACTOR = 1.25
 _THIN_COVER_FACTOR = 1.5
 _TILT_CAVEAT_DEG = 5.0
 _DRIFT_MM = 2.0
+_FUNCTIONAL_GROUPS = 0x52009229
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class HeadVolume:
     spacing_mm: tuple[float, float, float]
     """(slice, row, column): the median distance of neighbours along the slice normal, and PixelSpacing."""
     instances: tuple[Instance, ...]
-    """The source image of each slice."""
+    """The source image of each slice: an object of a single frame, or one frame of an object."""
     caveats: tuple[str, ...] = ()
     """What a reader of the result has to know, one sentence each, without identifying values."""
 
@@ -64,13 +68,15 @@ class HeadVolume:
         return np.array([i.image_position_patient_mm for i in self.instances], dtype=np.float64)
 
 
-def load_volume(series: Series) -> HeadVolume:
+def load_volume(series: Series, limits: DecodeLimits | None = None) -> HeadVolume:
     """Decode a series, sort it and check that it can be read.
 
     Parameters
     ----------
     series
         A candidate of `ich_node.selection.select_series`; strays among its objects are set aside.
+    limits
+        What decoding one object may cost; by default the settings' defaults.
 
     Returns
     -------
@@ -89,11 +95,12 @@ def load_volume(series: Series) -> HeadVolume:
     caveats = list(notes)
     geometry.require_attributes(images)
     grid = _one_grid(images, caveats)
-    ordered = _one_image_per_position(grid, caveats)
+    source = PixelSource(limits or DecodeLimits())
+    ordered = _one_image_per_position(grid, source, caveats)
     _, offsets = geometry.sort_upward(ordered)
     _check_stack(ordered, offsets)
     _describe_geometry(ordered, offsets, caveats)
-    hu = _decode(ordered, caveats)
+    hu = _decode(ordered, source, caveats)
     check_values(hu)
     pixel_spacing = ordered[0].pixel_spacing_mm
     assert pixel_spacing is not None
@@ -114,23 +121,51 @@ def load_volume(series: Series) -> HeadVolume:
 def source_headers(volume: HeadVolume) -> list[pydicom.Dataset]:
     """Read the source images' headers again, without pixel data, parallel to the volume's slices.
 
+    The header of a frame is that of its object without the functional groups, and with the frame's own place, pixel
+    spacing and slice thickness at the top level, where a single-frame image has them.
+
     Raises
     ------
     StudyRejected
         ``NOT_AN_IMAGE`` where a file has become unreadable since the volume was loaded.
     """
-    headers: list[pydicom.Dataset] = []
+    opened: dict[str, pydicom.Dataset] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for instance in volume.instances:
+            if str(instance.path) in opened:
+                continue
             try:
-                headers.append(pydicom.dcmread(instance.path, stop_before_pixels=True))
+                opened[str(instance.path)] = _header_of(instance)
             except Exception as error:
                 raise StudyRejected(
                     RejectionReason.NOT_AN_IMAGE,
                     f"A source image cannot be read again ({type(error).__name__}).",
                 ) from error
-    return headers
+        return [_with_place(opened[str(i.path)], i) for i in volume.instances]
+
+
+def _header_of(instance: Instance) -> pydicom.Dataset:
+    if instance.frame_number is None:
+        return pydicom.dcmread(instance.path, stop_before_pixels=True)
+    with instance.path.open("rb") as file:
+        return read_partial(file, stop_when=lambda tag, _vr, _length: tag >= _FUNCTIONAL_GROUPS)
+
+
+def _with_place(header: pydicom.Dataset, instance: Instance) -> pydicom.Dataset:
+    if instance.frame_number is None:
+        return header
+    placed = pydicom.Dataset()
+    placed.update(header)
+    for keyword, values in (
+        ("ImagePositionPatient", instance.image_position_patient_mm),
+        ("ImageOrientationPatient", instance.image_orientation_patient),
+        ("PixelSpacing", instance.pixel_spacing_mm),
+    ):
+        setattr(placed, keyword, [DSfloat(value, auto_format=True) for value in values or ()])
+    if instance.slice_thickness_mm is not None:
+        placed.SliceThickness = DSfloat(instance.slice_thickness_mm, auto_format=True)
+    return placed
 
 
 # --- which images
@@ -153,12 +188,15 @@ def _one_grid(images: Sequence[Instance], caveats: list[str]) -> list[Instance]:
     return kept
 
 
-def _one_image_per_position(images: Sequence[Instance], caveats: list[str]) -> list[Instance]:
+def _one_image_per_position(
+    images: Sequence[Instance], source: PixelSource, caveats: list[str]
+) -> list[Instance]:
     ordered, offsets = geometry.sort_upward(images)
     groups = [[ordered[k] for k in group] for group in geometry.positions(offsets)]
     if all(len(group) == 1 for group in groups):
         return ordered
-    distinct = [_without_copies(group) for group in groups]
+    contents = source.content_sha256s([image for group in groups if len(group) > 1 for image in group])
+    distinct = [_without_copies(group, contents) for group in groups]
     copies = len(ordered) - sum(len(group) for group in distinct)
     if copies:
         caveats.append(f"{copies} images are exact copies of others at the same position and are dropped.")
@@ -167,16 +205,14 @@ def _one_image_per_position(images: Sequence[Instance], caveats: list[str]) -> l
     return _one_set(distinct, caveats)
 
 
-def _without_copies(group: list[Instance]) -> list[Instance]:
+def _without_copies(group: list[Instance], contents: dict[tuple[str, int], bytes]) -> list[Instance]:
     """Drop images whose pixels equal an earlier one's at the same position."""
     if len(group) == 1:
         return group
-    kept: list[tuple[Instance, npt.NDArray[np.float32]]] = []
-    for instance in group:
-        hu = next(_pixels_of([instance])).hu
-        if not any(np.array_equal(hu, other) for _, other in kept):
-            kept.append((instance, hu))
-    return [instance for instance, _ in kept]
+    kept: dict[bytes, Instance] = {}
+    for image in group:
+        kept.setdefault(contents[geometry.by_identity(image)], image)
+    return list(kept.values())
 
 
 def _one_set(groups: list[list[Instance]], caveats: list[str]) -> list[Instance]:
@@ -297,11 +333,11 @@ def _describe_geometry(ordered: Sequence[Instance], offsets: Sequence[float], ca
 # --- pixels
 
 
-def _decode(ordered: Sequence[Instance], caveats: list[str]) -> npt.NDArray[np.float32]:
+def _decode(ordered: Sequence[Instance], source: PixelSource, caveats: list[str]) -> npt.NDArray[np.float32]:
     rows, columns = ordered[0].rows or 0, ordered[0].columns or 0
     hu = np.empty((len(ordered), rows, columns), dtype=np.float32)
     notes: Counter[str] = Counter()
-    for index, pixels in enumerate(_pixels_of(ordered)):
+    for index, pixels in source.decode(ordered):
         if pixels.hu.shape != (rows, columns):
             raise StudyRejected(
                 RejectionReason.CORRUPT_PIXEL_DATA, "A slice has changed its size since its receipt."
@@ -310,25 +346,3 @@ def _decode(ordered: Sequence[Instance], caveats: list[str]) -> npt.NDArray[np.f
         notes.update(pixels.notes)
     caveats.extend(f"{count} of {len(ordered)} slices have {note}." for note, count in sorted(notes.items()))
     return hu
-
-
-def _pixels_of(ordered: Sequence[Instance]) -> Iterator[SlicePixels]:
-    """Decode slice after slice; a fault names its slice, absent attributes are counted over all."""
-    missing: Counter[str] = Counter()
-    for index, instance in enumerate(ordered):
-        try:
-            pixels = read_pixels(instance.path)
-        except MissingAttributes as absent:
-            missing.update(absent.names)
-        except StudyRejected as rejected:
-            place = f"Slice {index + 1} of {len(ordered)}, counted from below: " if len(ordered) > 1 else ""
-            raise StudyRejected(rejected.reason, place + rejected.detail) from rejected
-        else:
-            if not missing:
-                yield pixels
-    if missing:
-        name, count = min(missing.items(), key=lambda item: (-item[1], item[0]))
-        raise StudyRejected(
-            RejectionReason.MISSING_ATTRIBUTE,
-            f"{name} is absent or cannot be parsed in {count} of {len(ordered)} slices.",
-        )

@@ -16,7 +16,7 @@ from typing import Any
 from ich_node.database.engine import Database, Session
 from ich_node.database.queue import StudyClaim, claim_study
 from ich_node.database.readings import NewObject, NewReading, finish_read
-from ich_node.database.receipt import Receipt, record_instance
+from ich_node.database.receipt import Receipt, record_instances
 from ich_node.database.tables import SeriesRow, StudyRow
 from ich_node.findings import (
     AlgorithmIdentification,
@@ -27,6 +27,8 @@ from ich_node.findings import (
     SeriesFinding,
     SliceFinding,
 )
+from ich_node.receive.received import ReceivedInstance
+from ich_node.receive.spool import SpooledObject
 from ich_node.study import Instance, StudyHeader
 
 T0 = datetime(2026, 3, 1, 3, 0, 0, 123456, tzinfo=UTC)
@@ -98,16 +100,16 @@ class Sender:
         self, session: Session, number: int, *, seconds: float = 0.0, due: float = 0.0, **changes: Any
     ) -> Receipt:
         """As `send`, in a transaction that is open."""
+        received = self.received(number, seconds=seconds, **changes)
+        (receipt,) = record_instances(session, [received], due_at=at(due))
+        return receipt
+
+    def received(self, number: int, *, seconds: float = 0.0, **changes: Any) -> ReceivedInstance:
+        """What the receiver hands on for such an object."""
         uid = changes.pop("sop_instance_uid", f"{self.series}.{number}")
         sha256 = changes.pop("sha256", f"sha-of-{uid}")
-        arrival = {
-            "file_name": f"{sha256}.dcm",
-            "size_bytes": 2**33,
-            "sha256": sha256,
-            "source_ae_title": changes.pop("source_ae_title", "CT1"),
-            "received_at": at(seconds),
-            "due_at": at(due),
-        }
+        source_ae_title = changes.pop("source_ae_title", "CT1")
+        name = f"{sha256}.dcm"
         instance = Instance(
             path=Path("/nowhere"),
             sop_instance_uid=uid,
@@ -122,8 +124,13 @@ class Sender:
             series_number=2,
             series_description="head",
         )
-        header = StudyHeader(study_instance_uid=self.study, **self.header)
-        return record_instance(session, replace(instance, **changes), header, **arrival)
+        return ReceivedInstance(
+            spooled=SpooledObject(file_name=name, path=Path(name), size_bytes=2**33, sha256=sha256),
+            instance=replace(instance, **changes),
+            study=StudyHeader(study_instance_uid=self.study, **self.header),
+            source_ae_title=source_ae_title,
+            received_at=at(seconds),
+        )
 
 
 def claim(

@@ -22,7 +22,7 @@ from ich_node.database.engine import Database
 from ich_node.database.outbox import claim_deliveries, record_failed, record_sent
 from ich_node.database.queue import StudyClaim, claim_study, take_due_studies
 from ich_node.database.readings import NewObject, NewReading, finish_not_read, finish_read, next_run_number
-from ich_node.database.receipt import record_instance
+from ich_node.database.receipt import record_instances
 from ich_node.errors import RejectionReason
 from ich_node.findings import (
     AlgorithmIdentification,
@@ -33,6 +33,8 @@ from ich_node.findings import (
     SliceFinding,
     StudyState,
 )
+from ich_node.receive.received import ReceivedInstance
+from ich_node.receive.spool import SpooledObject
 from ich_node.selection import SeriesExclusion
 from ich_node.study import Instance, StudyHeader
 
@@ -73,17 +75,17 @@ class StoredStudies:
                     series_number=series,
                     series_description=description,
                 )
-                record_instance(
-                    session,
-                    instance,
-                    StudyHeader(study_instance_uid=study, **header),
-                    file_name=f"{series_uid}.{number}.dcm",
-                    size_bytes=1,
-                    sha256=f"{series_uid}.{number}",
+                name = f"{series_uid}.{number}"
+                received = ReceivedInstance(
+                    spooled=SpooledObject(
+                        file_name=f"{name}.dcm", path=Path("unused"), size_bytes=1, sha256=name
+                    ),
+                    instance=instance,
+                    study=StudyHeader(study_instance_uid=study, **header),
                     source_ae_title="CT_ER",
                     received_at=at,
-                    due_at=at,
                 )
+                record_instances(session, [received], due_at=at)
         return series_uid
 
     def queue(self, *, at: datetime) -> list[str]:

@@ -13,6 +13,7 @@ from ich_node import __version__
 from ich_node.cli.demo import demo
 from ich_node.cli.models import models
 from ich_node.cli.processes import receiver, up, web, worker
+from ich_node.cli.purge import purge
 from ich_node.cli.setup import config, db, doctor
 from ich_node.cli.studies import deliveries, reprocess, study, worklist
 from ich_node.errors import ConfigurationError, IchNodeError
@@ -48,6 +49,7 @@ for _command in (
     study,
     reprocess,
     deliveries,
+    purge,
     doctor,
     config,
     db,

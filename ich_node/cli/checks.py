@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
-import shutil
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from ich_node.cli.settings import existing_database
-from ich_node.database import outbox
+from ich_node.database import chores, outbox, retention
+from ich_node.database.metrics import outbox_standing, unread_images
 from ich_node.database.receipt import conflicts
 from ich_node.database.worklist import overdue, state_counts
 from ich_node.deliver.scu import Destination, echo
 from ich_node.errors import IchNodeError
 from ich_node.model.bundle import find_bundle, verify_bundle
-from ich_node.settings import Settings
+from ich_node.purge_job import CHORE, NO_DESTINATION, spool_space
+from ich_node.receive.commitment_folder import waiting
+from ich_node.receive.free_space import in_gib
+from ich_node.receive.tls import TlsFiles, expires_at, server_context
+from ich_node.settings import ReceiverSettings, Settings, TlsSettings
 from ich_node.tasks import Queue, count_workers, worker_name
 
-_LOW_DISK_BYTES = 5 * 2**30
 _LONG_WAIT = timedelta(minutes=15)
+_LONG_COMMITMENT = timedelta(days=1)
+_CERTIFICATE_RENEWAL = timedelta(days=30)
+_HANDSHAKE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +58,17 @@ def run_checks(settings: Settings) -> list[Check]:
 def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], tuple[bool, str]], str]]:
     receiver = settings.receiver
     own = Destination(name="self", ae_title=receiver.ae_title, host=receiver.host, port=receiver.port)
-    yield "disk", lambda: _disk(settings), "free space below data_dir, or move data_dir"
+    mend = "free space there: 'ich-node purge --dry-run' says what may go; see disk.retention_days"
+    yield "disk", lambda: _disk(settings), mend
     yield "database", lambda: _database(settings), "run 'ich-node db upgrade', or mend database.url"
     yield "workers", lambda: _workers(settings), "start 'ich-node up' or 'ich-node worker'; see its messages"
     yield "model", lambda: _model(settings), "install the package again, or mend model.bundles"
-    yield "receiver", lambda: _receiver(own, settings), "start 'ich-node up' or 'ich-node receiver'"
+    if not receiver.tls.only:
+        yield "receiver", lambda: _receiver(own, settings), "start 'ich-node up' or 'ich-node receiver'"
+    if receiver.tls.certificate:
+        mend = "renew it, or mend the file that is named; a running receiver takes the new one by itself"
+        yield "tls certificate", lambda: _tls_certificate(receiver.tls), mend
+        yield "receiver over TLS", lambda: _receiver_over_tls(receiver), "see the receiver's log"
     for pacs in settings.pacs:
         to = Destination(name=pacs.name, ae_title=pacs.ae_title, host=pacs.host, port=pacs.port)
         mend = f"check host, port and AE title, and that the PACS knows {receiver.ae_title} as a caller"
@@ -61,6 +76,11 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], tuple[bool, 
     if not settings.pacs:
         yield "PACS", lambda: (False, "no destination is set"), "add a [[pacs]] table to the settings file"
     yield "deliveries", lambda: _deliveries(settings), "see 'ich-node deliveries --failed', then '--retry'"
+    yield "waiting", lambda: _waiting(settings), "run 'ich-node db upgrade', or mend database.url"
+    mend = "see the log of 'ich-node worker --queue deliver'; 'ich-node purge' does the same by hand"
+    yield "retention", lambda: _retention(settings), mend
+    mend = "give those peers a port that answers, in their [[peers]] tables"
+    yield "commitment", lambda: _commitment(settings), mend
     yield "studies", lambda: _studies(settings), "see 'ich-node worklist', then 'ich-node reprocess --failed'"
     yield (
         "objects",
@@ -72,8 +92,15 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], tuple[bool, 
 def _disk(settings: Settings) -> tuple[bool, str]:
     if not os.access(settings.data_dir, os.W_OK):
         return False, f"{settings.data_dir} does not exist or cannot be written"
-    free = shutil.disk_usage(settings.data_dir).free
-    return free > _LOW_DISK_BYTES, f"{free / 2**30:.1f} GiB free at {settings.data_dir}"
+    space = spool_space(settings)
+    free, mark = space.free_bytes(), space.min_free_bytes
+    found = f"{in_gib(free)} free at {settings.spool_dir}"
+    if free < mark:
+        enough = in_gib(space.enough_bytes)
+        return False, f"{found}: new images are refused with 0xA700 until {enough} are free"
+    if free < 2 * mark:
+        found += f"; nearly low: below {in_gib(mark)} new images are refused"
+    return True, found
 
 
 def _database(settings: Settings) -> tuple[bool, str]:
@@ -108,10 +135,82 @@ def _receiver(own: Destination, settings: Settings) -> tuple[bool, str]:
     return ok, found
 
 
+def _receiver_over_tls(receiver: ReceiverSettings) -> tuple[bool, str]:
+    """Whether the port answers a handshake; a caller without a peer's certificate gets no further."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.load_cert_chain(receiver.tls.certificate, receiver.tls.key)
+    port = receiver.tls.port
+    with (
+        socket.create_connection((receiver.host, port), _HANDSHAKE_SECONDS) as connection,
+        context.wrap_socket(connection) as secured,
+    ):
+        return True, f"port {port} answers with {secured.version()}"
+
+
+def _tls_certificate(tls: TlsSettings) -> tuple[bool, str]:
+    files = TlsFiles(certificate=Path(tls.certificate), key=Path(tls.key), ca=Path(tls.ca))
+    server_context(files)
+    expires = expires_at(files.certificate)
+    left = expires - datetime.now(UTC)
+    if left <= timedelta():
+        return False, f"expired on {expires:%Y-%m-%d}"
+    return left > _CERTIFICATE_RENEWAL, f"expires on {expires:%Y-%m-%d}, in {left.days} days"
+
+
 def _deliveries(settings: Settings) -> tuple[bool, str]:
     with existing_database(settings).reading() as session:
         failed = outbox.deliveries(session, failed=True)
     return not failed, f"{len(failed)} failed" if failed else "none failed"
+
+
+def _waiting(settings: Settings) -> tuple[bool, str]:
+    now = datetime.now(UTC)
+    with existing_database(settings).reading() as session:
+        waiting = unread_images(session)
+        open_deliveries = [one for one in outbox_standing(session) if one.pending]
+    found = [f"{waiting.objects} images of {waiting.studies} studies to be read"]
+    if waiting.oldest_at is not None:
+        found[0] += f", the oldest for {_minutes(now - waiting.oldest_at)}"
+    found += [
+        f"{one.pending} results for {one.destination}, the oldest for {_minutes(now - one.oldest_at)}"
+        for one in open_deliveries
+        if one.oldest_at is not None
+    ]
+    return True, "; ".join(found)
+
+
+def _retention(settings: Settings) -> tuple[bool, str]:
+    days, hours = settings.disk.retention_days, settings.disk.purge_every_hours
+    with existing_database(settings).reading() as session:
+        last = chores.last_round(session, CHORE)
+        left = retention.count_removals(session)
+    found = "images are never purged (disk.retention_days = 0)"
+    if days > 0:
+        found = f"images are purged {days:g} days after delivery, looked for every {hours:g} h"
+        if not settings.pacs:
+            return False, f"{found}; but {NO_DESTINATION}"
+    if last is None or last.ended_at is None:
+        return True, f"{found}; not looked for yet"
+    found += f"; last at {last.ended_at.astimezone():%Y-%m-%d %H:%M}: {last.note}"
+    if left:
+        found += f"; {left} files wait to be removed"
+    late = datetime.now(UTC) - last.ended_at > timedelta(hours=2 * hours) + _LONG_WAIT
+    return not (days > 0 and late), found
+
+
+def _minutes(span: timedelta) -> str:
+    return f"{max(0.0, span.total_seconds()) / 60:.0f} min"
+
+
+def _commitment(settings: Settings) -> tuple[bool, str]:
+    counts = waiting(settings.commitment_dir)
+    found = [f"{counts.waiting} reports wait for their peer" if counts.waiting else "no report waits"]
+    if counts.dead:
+        found.append(f"{counts.dead} were given up (*.dead in {settings.commitment_dir})")
+    oldest = counts.oldest_accepted_at
+    late = oldest is not None and datetime.now(UTC) - oldest > _LONG_COMMITMENT
+    return not counts.dead and not late, ", ".join(found)
 
 
 def _studies(settings: Settings) -> tuple[bool, str]:

@@ -23,6 +23,7 @@ from ich_node.settings import Settings
 logger = logging.getLogger(__name__)
 
 _READY_FOLDER = "ICH_NODE_READY_FOLDER"
+_REQUEST_GRACE_SECONDS = 5
 
 
 @click.command()
@@ -43,7 +44,7 @@ def up(load: Loader) -> None:
 @click.pass_obj
 def receiver(load: Loader) -> None:
     """Run the DICOM receiver alone."""
-    from ich_node.intake import open_receiver  # pynetdicom is for this process only
+    from ich_node.reception import open_receiver  # pynetdicom is for this process only
 
     settings = settings_of(load)
     database = _current_database(settings)
@@ -81,17 +82,33 @@ def web(load: Loader) -> None:
     """Run the worklist page alone."""
     import uvicorn
 
+    from ich_node.purge_job import spool_space
+    from ich_node.store_desk import open_store_desk
     from ich_node.web import create_app
 
     settings = settings_of(load)
-    app = create_app(_current_database(settings), settings.results_dir)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app, host=settings.web.host, port=settings.web.port, log_level="warning", access_log=False
+    database = _current_database(settings)
+    free_space = spool_space(settings)
+    with open_store_desk(settings, database, free_space) as desk:
+        config = uvicorn.Config(
+            create_app(
+                database,
+                settings.results_dir,
+                desk,
+                free_space=free_space,
+                destinations=[pacs.name for pacs in settings.pacs],
+            ),
+            host=settings.web.host,
+            port=settings.web.port,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,  # [[peers]] is about who calls, not about what a header says
+            timeout_graceful_shutdown=_REQUEST_GRACE_SECONDS,
         )
-    )
-    threading.Thread(target=_announce_when, args=("web", lambda: server.started), daemon=True).start()
-    server.run()
+        server = uvicorn.Server(config)
+        threading.Thread(target=_announce_when, args=("web", lambda: server.started), daemon=True).start()
+        stop_on_signals(lambda: None)  # uvicorn raises a signal that ended it once more
+        server.run()
 
 
 def _parts(settings: Settings) -> list[Part]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,8 @@ from rich.text import Text
 
 from ich_node.cli.settings import Loader, console, open_database, print_json, settings_of
 from ich_node.database import outbox, queue
+from ich_node.database.engine import Database
+from ich_node.database.retention import purged_studies
 from ich_node.database.worklist import find_studies, study_report, worklist_row
 from ich_node.database.worklist import worklist as worklist_rows
 from ich_node.errors import IchNodeError
@@ -97,6 +100,8 @@ def reprocess(
         raise IchNodeError("not here: " + ", ".join(sorted(missing)))
     if series is not None:
         _require_series(load, uids[0], series)
+    named = () if failed or since is not None else uids
+    found = _with_images(database, found, named=named)
     if not found:
         click.echo("No study fits.", err=True)
     for uid in found:
@@ -110,7 +115,7 @@ def reprocess(
                 uid,
                 series_instance_uid=series,
                 model=model,
-                actor=f"cli:{_user()}",
+                actor=f"cli:{user_name()}",
                 now=datetime.now(UTC),
             )
 
@@ -185,6 +190,11 @@ def _print_study(report: dict[str, Any], row: dict[str, Any]) -> None:
     console.print(worklist_table([row]))
     if report["reason_detail"]:
         console.print(f"\n{report['reason']}: {report['reason_detail']}", markup=False)
+    if any(s["purged_instances"] for s in report["series"]):
+        console.print(
+            f"\nImages purged {_local(report['purged_at'])}: to have it read again, send it again from the PACS.",
+            markup=False,
+        )
     series = Table(
         "Series",
         "Modality",
@@ -200,7 +210,9 @@ def _print_study(report: dict[str, Any], row: dict[str, Any]) -> None:
         series.add_row(
             s["series_instance_uid"],
             Text(s["modality"]),
-            str(s["instances"]),
+            f"{s['instances']} ({s['purged_instances']} were purged)"
+            if s["purged_instances"]
+            else str(s["instances"]),
             Text(s["series_description"]),
             Text(why),
         )
@@ -226,12 +238,27 @@ def _print_reading(reading: dict[str, Any]) -> None:
             f"{p['kind']} at ({', '.join(f'{c:.0f}' for c in p['coordinates'])}), {p['score']:.0%}"
             for p in finding["localizations"]
         )
-        console.print(f"  slice {number:3d}: {finding['probabilities']['any']:6.1%}  {places}", markup=False)
+        frame = f" (frame {finding['frame_number']})" if finding.get("frame_number") else ""
+        console.print(
+            f"  slice {number:3d}{frame}: {finding['probabilities']['any']:6.1%}  {places}", markup=False
+        )
     for delivery in reading["deliveries"]:
         if delivery["state"] != "SENT":
             console.print(
                 f"  {delivery['destination']}: {delivery['state']} {delivery['note'] or ''}", markup=False
             )
+
+
+def _with_images(database: Database, found: list[str], *, named: Collection[str]) -> list[str]:
+    """Pass over studies whose images are purged; where they are named, nothing is done at all."""
+    with database.reading() as session:
+        purged = purged_studies(session, found)
+    for uid, at in purged.items():
+        day = at.astimezone().strftime("%Y-%m-%d %H:%M")
+        click.echo(f"images purged on {day}, send it again from the PACS: {uid}", err=True)
+    if missing := set(named) & purged.keys():
+        raise IchNodeError(f"{len(missing)} of the named studies cannot be read again; nothing was queued")
+    return [uid for uid in found if uid not in purged]
 
 
 def _require_bundle(load: Loader, name: str) -> None:
@@ -247,7 +274,8 @@ def _require_series(load: Loader, study_uid: str, series_uid: str) -> None:
         raise IchNodeError(f"study {study_uid} has no series {series_uid}; 'ich-node study show' lists them")
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs the command, for the audit."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number that has no name

@@ -83,6 +83,7 @@ class Database:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         self._writer = self.engine.execution_options(ich_node_write=True)
+        self._durable_writer = self.engine.execution_options(ich_node_write=True, ich_node_durable=True)
         self._reader = self.engine
         if self.engine.dialect.name == "postgresql":
             # One snapshot for all queries of a reading session, as SQLite gives it.
@@ -106,8 +107,14 @@ class Database:
             yield session
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
+    def writing(self, *, durable: bool = False) -> Iterator[Session]:
         """A session that commits at the end; on SQLite it takes the write lock at once and cannot deadlock.
+
+        Parameters
+        ----------
+        durable
+            What is committed survives a power cut. Without it SQLite may lose the last commits, which the spool
+            and the leases heal; what cannot be healed, such as a decision to remove files, needs it.
 
         Raises
         ------
@@ -116,7 +123,8 @@ class Database:
         ConfigurationError
             Its file, its schema or this user's rights do not fit.
         """
-        with _errors_named(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        writer = self._durable_writer if durable else self._writer
+        with _errors_named(), Session(writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def upgrade(self) -> None:
@@ -266,14 +274,16 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")  # first: the next line may have to wait
     _switch_to_wal(connection)
-    # a power cut may cost the last commits but not the file; the spool and the leases heal those
-    connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    write = connection.get_execution_options().get("ich_node_write", False)
+    options = connection.get_execution_options()
+    write = options.get("ich_node_write", False)
     connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if write else 'ON'}")
+    # NORMAL: a power cut may cost the last commits but not the file; the spool and the leases heal those
+    durable = options.get("ich_node_durable", False)
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

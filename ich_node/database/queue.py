@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, exists, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from ich_node.database.audit import record_change
+from ich_node.database.retention import ImagesPurged, can_be_read_again
 from ich_node.database.standing import has_unread_images, lock_study, never_negative, set_state
 from ich_node.database.tables import InstanceRow, SeriesRow, StudyRow
 from ich_node.errors import IchNodeError, RejectionReason
@@ -31,6 +32,10 @@ class ClaimedSeries:
     revision: int
     file_names: tuple[str, ...]
     content_sha256s: tuple[str, ...]
+    sop_instance_uids: tuple[str, ...] = ()
+    """Parallel to ``file_names``."""
+    purged_instances: int = 0
+    """How many images it had when they were purged; 0: it has as many again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +204,8 @@ def request_reprocess(
     ------
     LookupError
         The study, or the series in it, is not here.
+    ImagesPurged
+        There is nothing of it that could be read.
     """
     study = lock_study(session, study_instance_uid)
     if study is None:
@@ -207,6 +214,11 @@ def request_reprocess(
         series = session.get(SeriesRow, series_instance_uid)
         if series is None or series.study_instance_uid != study_instance_uid:
             raise LookupError(f"no series {series_instance_uid} is in study {study_instance_uid}")
+    if not can_be_read_again(session, study, series_instance_uid):
+        raise ImagesPurged(
+            f"the images of study {study_instance_uid} were purged at {study.purged_at:%Y-%m-%d %H:%M} UTC: "
+            "send it again from the PACS"
+        )
     study.reprocess_requested_at = now
     study.reprocess_series_instance_uid = series_instance_uid
     study.reprocess_model = model
@@ -245,7 +257,7 @@ def _claim(session: Session, study: StudyRow, owner: str, now: datetime) -> Stud
 
 def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
     rows = session.execute(
-        select(InstanceRow.file_name, InstanceRow.sha256)
+        select(InstanceRow.file_name, InstanceRow.sha256, InstanceRow.sop_instance_uid)
         .where(InstanceRow.series_instance_uid == series.series_instance_uid, InstanceRow.conflict.is_(False))
         .order_by(InstanceRow.sop_instance_uid)
     ).all()
@@ -254,6 +266,8 @@ def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
         revision=series.revision,
         file_names=tuple(row.file_name for row in rows),
         content_sha256s=tuple(row.sha256 for row in rows),
+        sop_instance_uids=tuple(row.sop_instance_uid for row in rows),
+        purged_instances=series.purged_instances if len(rows) < series.purged_instances else 0,
     )
 
 

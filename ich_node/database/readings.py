@@ -38,6 +38,8 @@ class NewReading:
     finding: SeriesFinding
     sop_instance_uids: tuple[str, ...]
     """Of the source images, parallel to ``finding.slices``."""
+    frame_numbers: tuple[int | None, ...] = ()
+    """Of the frames in those images, ``None`` for an image of a single frame; empty: all are such images."""
     content_sha256: str
     caveats: tuple[str, ...]
     timeline: Mapping[str, str]
@@ -58,6 +60,8 @@ class EarlierReading:
     model_version: str
     weights_sha256: str
     content_sha256: str
+    sop_instance_uids: frozenset[str]
+    """Of the images that were read."""
     sr_sop_instance_uid: str
     sr_series_instance_uid: str
 
@@ -78,6 +82,7 @@ def earlier_reading(session: Session, series_instance_uid: str) -> EarlierReadin
         model_version=row.model_version,
         weights_sha256=row.weights_sha256,
         content_sha256=row.content_sha256,
+        sop_instance_uids=frozenset(found["sop_instance_uid"] for found in row.slices),
         sr_sop_instance_uid=row.sr_sop_instance_uid,
         sr_series_instance_uid=row.sr_series_instance_uid,
     )
@@ -195,6 +200,8 @@ def _supersede(session: Session, series_instance_uid: str) -> None:
 def _record_exclusions(session: Session, claim: StudyClaim, exclusions: Sequence[SeriesExclusion]) -> None:
     excluded = {exclusion.series_instance_uid: exclusion for exclusion in exclusions}
     for seen in claim.series:
+        if not seen.file_names:
+            continue  # its images are purged: what was found then holds
         row = session.get_one(SeriesRow, seen.series_instance_uid)
         exclusion = excluded.get(seen.series_instance_uid)
         row.exclusion_reason = exclusion.reason if exclusion else None
@@ -245,7 +252,7 @@ def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:
         priority=finding.priority,
         subtypes={str(k): v for k, v in finding.subtypes.items()},
         caveats=list(reading.caveats),
-        slices=[_slice(uid, s) for uid, s in zip(reading.sop_instance_uids, finding.slices, strict=True)],
+        slices=_slices(reading),
         timeline=dict(reading.timeline),
         read_at=reading.read_at,
         superseded=False,
@@ -254,9 +261,16 @@ def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:
     )
 
 
-def _slice(sop_instance_uid: str, finding: SliceFinding) -> dict[str, Any]:
+def _slices(reading: NewReading) -> list[dict[str, Any]]:
+    frames = reading.frame_numbers or (None,) * len(reading.sop_instance_uids)
+    parts = zip(reading.sop_instance_uids, frames, reading.finding.slices, strict=True)
+    return [_slice(uid, frame_number, finding) for uid, frame_number, finding in parts]
+
+
+def _slice(sop_instance_uid: str, frame_number: int | None, finding: SliceFinding) -> dict[str, Any]:
     return {
         "sop_instance_uid": sop_instance_uid,
+        "frame_number": frame_number,
         "probabilities": {str(s): finding.probabilities.get(s) for s in IchSubtype},
         "localizations": [
             {

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple, cast
 
-from sqlalchemy import exists, func, inspect, select
+from sqlalchemy import Executable, Table, bindparam, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from ich_node.database.audit import record_change
+from ich_node.database.retention import Folder
 from ich_node.database.standing import lock_study, never_negative, set_state
-from ich_node.database.tables import InstanceRow, SeriesRow, StudyRow, Table
+from ich_node.database.tables import InstanceRow, RemovalRow, SeriesRow, StudyRow
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
+from ich_node.receive.received import ReceivedInstance
 from ich_node.study import Instance, StudyHeader
+
+_STUDY, _SERIES, _INSTANCE = (cast(Table, row.__table__) for row in (StudyRow, SeriesRow, InstanceRow))
+_MORE_OBJECTS = (
+    update(_SERIES)
+    .where(_SERIES.c.series_instance_uid == bindparam("uid"))
+    .values(revision=_SERIES.c.revision + bindparam("count"), due_at=bindparam("due"))
+)
 
 
 class Receipt(StrEnum):
@@ -31,69 +42,91 @@ class Receipt(StrEnum):
     kept, shown, not read."""
 
 
-def record_instance(
-    session: Session,
-    instance: Instance,
-    header: StudyHeader,
-    *,
-    file_name: str,
-    size_bytes: int,
-    sha256: str,
-    source_ae_title: str,
-    received_at: datetime,
-    due_at: datetime,
-) -> Receipt:
-    """Record one object that is safe in the spool.
+class SlicePlace(NamedTuple):
+    """Where a received image stands in its series, as `ich_node.receive.completeness` asks for it."""
 
-    One transaction should record objects of one study only: two that lock the same studies in different
-    orders wait for each other, and PostgreSQL ends one of them.
+    instance_number: int | None
+    number_of_frames: int
+    image_position_patient_mm: Sequence[float] | None
+    image_orientation_patient: Sequence[float] | None
+
+
+def record_instances(
+    session: Session, batch: Sequence[ReceivedInstance], *, due_at: datetime
+) -> list[Receipt]:
+    """Record objects of one study that are safe in the spool, with few statements however many they are.
+
+    Two transactions that lock several studies in different orders wait for each other, and PostgreSQL ends
+    one of them: therefore one study, and rows in the order of their UIDs.
 
     Parameters
     ----------
-    file_name
-        Below the spool folder.
+    batch
+        In the order of arrival. The source of the first names the study's modality.
     due_at
-        When a worker may look at the series if nothing else arrives.
+        When a worker may look at their series if nothing else arrives.
+
+    Returns
+    -------
+    list of Receipt
+        What each of them was.
 
     Raises
     ------
     ValueError
-        Instance and header are of different studies.
+        They are not of one study.
     """
-    if header.study_instance_uid != instance.study_instance_uid:
-        raise ValueError("instance and header are of different studies")
-    actor = source_ae_title or "node"
-    study = _lock_or_add_study(session, header, source_ae_title, received_at)
-    series = _get_or_add_series(session, instance)
-    values = {
-        **_instance_values(instance),
-        "file_name": file_name,
-        "size_bytes": size_bytes,
-        "sha256": sha256,
-        "source_ae_title": source_ae_title,
-        "received_at": received_at,
-    }
-    ours = series.study_instance_uid == study.study_instance_uid
+    uids = {r.instance.study_instance_uid for r in batch} | {r.study.study_instance_uid for r in batch}
+    if len(uids) != 1:
+        raise ValueError("instances and headers are of different studies")
+    study = _lock_or_add_study(session, batch[0])
+    mine = _series_of(session, batch, study.study_instance_uid)
+    once: dict[str, ReceivedInstance] = {}
+    for received in batch:
+        once.setdefault(received.spooled.file_name, received)
     # The unique constraints decide, not a query before: two senders may bring the same UID at the same time.
-    if ours and _insert_if_absent(session, InstanceRow, {**values, "conflict": False}):
-        series.revision, series.due_at = series.revision + 1, due_at
-        _images_arrived(session, study, header, actor=actor, at=received_at)
-        return Receipt.NEW
-    if _insert_if_absent(session, InstanceRow, {**values, "conflict": True}):
-        _conflict_arrived(session, study, actor=actor, at=received_at)
-        return Receipt.CONFLICT
-    return Receipt.DUPLICATE
+    ordered = sorted(once.values(), key=lambda received: received.instance.sop_instance_uid)
+    new = _insert_instances(
+        session, [r for r in ordered if r.instance.series_instance_uid in mine], conflict=False
+    )
+    rest = [received for received in ordered if received.spooled.file_name not in new]
+    conflicting = _insert_instances(session, rest, conflict=True)
+    _note_new(session, study, [r for name, r in once.items() if name in new], due_at)
+    if conflicting and not new:
+        _conflict_arrived(session, study, batch[0])
+    return _receipts(batch, new, conflicting)
 
 
-def series_geometry(session: Session, series_instance_uid: str) -> list[InstanceRow]:
-    """The received instances of a series, for the completeness check."""
-    return list(
-        session.scalars(
-            select(InstanceRow).where(
-                InstanceRow.series_instance_uid == series_instance_uid, InstanceRow.conflict.is_(False)
-            )
+def series_geometry(session: Session, series_instance_uid: str) -> list[SlicePlace]:
+    """Where the received instances of a series stand, for the completeness check."""
+    rows = session.execute(
+        select(
+            InstanceRow.instance_number,
+            InstanceRow.number_of_frames,
+            InstanceRow.position_mm,
+            InstanceRow.orientation,
+        ).where(InstanceRow.series_instance_uid == series_instance_uid, InstanceRow.conflict.is_(False))
+    )
+    return [SlicePlace(*row) for row in rows]
+
+
+def last_arrival(session: Session, series_instance_uid: str) -> datetime | None:
+    """When the last object of a series arrived that was new."""
+    return session.scalar(
+        select(func.max(InstanceRow.received_at)).where(
+            InstanceRow.series_instance_uid == series_instance_uid, InstanceRow.conflict.is_(False)
         )
     )
+
+
+def waiting_series(session: Session, series_instance_uids: Collection[str]) -> dict[str, str]:
+    """Those of the series that no worker has looked at since their last object, each with its study's UID."""
+    rows = session.execute(
+        select(SeriesRow.series_instance_uid, SeriesRow.study_instance_uid).where(
+            SeriesRow.series_instance_uid.in_(series_instance_uids), SeriesRow.due_at.is_not(None)
+        )
+    )
+    return {row.series_instance_uid: row.study_instance_uid for row in rows}
 
 
 def set_due(session: Session, series_instance_uid: str, due_at: datetime) -> None:
@@ -108,9 +141,26 @@ def set_due(session: Session, series_instance_uid: str, due_at: datetime) -> Non
         series.due_at = due_at
 
 
-def known_file_names(session: Session) -> set[str]:
-    """Spool files that have a row."""
-    return set(session.scalars(select(InstanceRow.file_name)))
+def put_off(session: Session, series_instance_uid: str, until: datetime) -> None:
+    """Have a waiting series wait until then at least. The study is locked by the caller."""
+    session.execute(
+        update(_SERIES)
+        .where(_SERIES.c.series_instance_uid == series_instance_uid, _SERIES.c.due_at < until)
+        .values(due_at=until)
+    )
+
+
+def known_file_names(session: Session, *, beginning: str = "") -> set[str]:
+    """Spool files that have a row, or that were purged and wait to be removed; those whose name begins so."""
+    purged = select(RemovalRow.file_name).where(RemovalRow.folder == Folder.SPOOL)
+    return {
+        name
+        for column, query in (
+            (InstanceRow.file_name, select(InstanceRow.file_name)),
+            (RemovalRow.file_name, purged),
+        )
+        for name in session.scalars(query.where(column.startswith(beginning, autoescape=True)))
+    }
 
 
 def conflicts(session: Session, *, since: timedelta, now: datetime) -> int:
@@ -119,44 +169,76 @@ def conflicts(session: Session, *, since: timedelta, now: datetime) -> int:
     return session.scalar(rows) or 0
 
 
-def _lock_or_add_study(
-    session: Session, header: StudyHeader, source_ae_title: str, received_at: datetime
-) -> StudyRow:
-    study = lock_study(session, header.study_instance_uid)
+def _lock_or_add_study(session: Session, first: ReceivedInstance) -> StudyRow:
+    study_instance_uid = first.study.study_instance_uid
+    study = lock_study(session, study_instance_uid)
     if study is not None:
         return study
-    added = _insert_if_absent(session, StudyRow, _study_values(header, source_ae_title, received_at))
-    study = lock_study(session, header.study_instance_uid)
+    insert = _insert_if_absent(_dialect(session), _STUDY, "study_instance_uid")
+    added = session.execute(insert, _study_values(first)).first() is not None
+    study = lock_study(session, study_instance_uid)
     assert study is not None
     if added:
-        record_change(session, study, at=received_at, actor=source_ae_title or "node", action="received")
+        record_change(session, study, at=first.received_at, actor=_actor(first), action="received")
     return study
 
 
-def _get_or_add_series(session: Session, instance: Instance) -> SeriesRow:
-    series = session.get(SeriesRow, instance.series_instance_uid, populate_existing=True)
-    if series is not None:
-        return series
-    _insert_if_absent(session, SeriesRow, _series_values(instance))
-    return session.get_one(SeriesRow, instance.series_instance_uid, populate_existing=True)
+def _series_of(session: Session, batch: Sequence[ReceivedInstance], study_instance_uid: str) -> set[str]:
+    """Make the series that are missing; those of the batch that belong to the study."""
+    wanted = {received.instance.series_instance_uid: received.instance for received in reversed(batch)}
+    owners = _owners(session, wanted)
+    missing = sorted(wanted.keys() - owners.keys())
+    if missing:
+        session.execute(
+            _insert_if_absent(_dialect(session), _SERIES), [_series_values(wanted[uid]) for uid in missing]
+        )
+        owners |= _owners(session, missing)
+    return {uid for uid, owner in owners.items() if owner == study_instance_uid}
 
 
-def _images_arrived(
-    session: Session, study: StudyRow, header: StudyHeader, *, actor: str, at: datetime
-) -> None:
+def _owners(session: Session, series_instance_uids: Collection[str]) -> dict[str, str]:
+    """The study of each series that is here."""
+    rows = session.execute(
+        select(SeriesRow.series_instance_uid, SeriesRow.study_instance_uid).where(
+            SeriesRow.series_instance_uid.in_(series_instance_uids)
+        )
+    )
+    return {row.series_instance_uid: row.study_instance_uid for row in rows}
+
+
+def _insert_instances(session: Session, received: Sequence[ReceivedInstance], *, conflict: bool) -> set[str]:
+    """Insert those that are not here; returns the names of their files."""
+    if not received:
+        return set()
+    insert = _insert_if_absent(_dialect(session), _INSTANCE, "file_name")
+    return set(session.scalars(insert, [{**_instance_values(r), "conflict": conflict} for r in received]))
+
+
+def _note_new(session: Session, study: StudyRow, new: Sequence[ReceivedInstance], due_at: datetime) -> None:
+    if not new:
+        return
+    counts = Counter(received.instance.series_instance_uid for received in new)
+    session.connection().execute(
+        _MORE_OBJECTS, [{"uid": uid, "count": count, "due": due_at} for uid, count in sorted(counts.items())]
+    )
+    _images_arrived(session, study, new)
+
+
+def _images_arrived(session: Session, study: StudyRow, new: Sequence[ReceivedInstance]) -> None:
     before = (study.state, study.priority)
-    for name, value in _header_values(header).items():
-        if not getattr(study, name):  # some scanners leave attributes out of their localizers
-            setattr(study, name, value)
-    study.last_received_at = max(study.last_received_at, at)
+    for header in {received.study: None for received in new}:
+        for name, value in _header_values(header).items():
+            if not getattr(study, name):  # some scanners leave attributes out of their localizers
+                setattr(study, name, value)
+    study.last_received_at = max(study.last_received_at, *(received.received_at for received in new))
     if study.state != StudyState.READING:
         set_state(study, StudyState.RECEIVING)
     never_negative(study)
     if (study.state, study.priority) != before:
-        record_change(session, study, at=at, actor=actor, action="more images")
+        record_change(session, study, at=new[0].received_at, actor=_actor(new[0]), action="more images")
 
 
-def _conflict_arrived(session: Session, study: StudyRow, *, actor: str, at: datetime) -> None:
+def _conflict_arrived(session: Session, study: StudyRow, received: ReceivedInstance) -> None:
     readable = exists().where(
         SeriesRow.study_instance_uid == study.study_instance_uid, SeriesRow.revision > 0
     )
@@ -165,7 +247,34 @@ def _conflict_arrived(session: Session, study: StudyRow, *, actor: str, at: date
     # Nothing of this study will ever be due, so no worker would say why it is not read.
     detail = "every object of this study has a UID that another object already has; the sender must mend that"
     set_state(study, StudyState.NOT_READ, reason=RejectionReason.CONFLICTING_UID, detail=detail)
-    record_change(session, study, at=at, actor=actor, action="not_read", why=detail)
+    record_change(
+        session, study, at=received.received_at, actor=_actor(received), action="not_read", why=detail
+    )
+
+
+def _receipts(
+    batch: Sequence[ReceivedInstance], new: Collection[str], conflicting: Collection[str]
+) -> list[Receipt]:
+    seen: set[str] = set()
+    receipts = []
+    for received in batch:
+        name = received.spooled.file_name
+        if name in seen:
+            receipts.append(Receipt.DUPLICATE)
+        elif name in new:
+            receipts.append(Receipt.NEW)
+        else:
+            receipts.append(Receipt.CONFLICT if name in conflicting else Receipt.DUPLICATE)
+        seen.add(name)
+    return receipts
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name
+
+
+def _actor(received: ReceivedInstance) -> str:
+    return received.source_ae_title or "node"
 
 
 def _header_values(header: StudyHeader) -> dict[str, str]:
@@ -181,13 +290,13 @@ def _header_values(header: StudyHeader) -> dict[str, str]:
     }
 
 
-def _study_values(header: StudyHeader, source_ae_title: str, received_at: datetime) -> dict[str, Any]:
+def _study_values(first: ReceivedInstance) -> dict[str, Any]:
     return {
-        "study_instance_uid": header.study_instance_uid,
-        **_header_values(header),
-        "modality_ae_title": source_ae_title,
-        "received_at": received_at,
-        "last_received_at": received_at,
+        "study_instance_uid": first.study.study_instance_uid,
+        **_header_values(first.study),
+        "modality_ae_title": first.source_ae_title,
+        "received_at": first.received_at,
+        "last_received_at": first.received_at,
         "state": StudyState.RECEIVING,
         "priority": Priority.MEDIUM,  # not read yet: never shown as negative
         "claim_number": 0,
@@ -207,7 +316,8 @@ def _series_values(instance: Instance) -> dict[str, Any]:
     }
 
 
-def _instance_values(instance: Instance) -> dict[str, Any]:
+def _instance_values(received: ReceivedInstance) -> dict[str, Any]:
+    instance, spooled = received.instance, received.spooled
     return {
         "sop_instance_uid": instance.sop_instance_uid,
         "series_instance_uid": instance.series_instance_uid,
@@ -217,16 +327,20 @@ def _instance_values(instance: Instance) -> dict[str, Any]:
         "number_of_frames": _as_integer_string(instance.number_of_frames) or 1,
         "position_mm": _as_list(instance.image_position_patient_mm),
         "orientation": _as_list(instance.image_orientation_patient),
+        "file_name": spooled.file_name,
+        "size_bytes": spooled.size_bytes,
+        "sha256": spooled.sha256,
+        "source_ae_title": received.source_ae_title,
+        "received_at": received.received_at,
     }
 
 
-def _insert_if_absent(session: Session, table: type[Table], values: dict[str, Any]) -> bool:
-    """Insert a row unless one with the same unique values is here; whether it was inserted."""
-    dialect = session.get_bind().dialect.name
+@cache
+def _insert_if_absent(dialect: str, table: Table, returned: str | None = None) -> Executable:
+    """Insert rows unless others with the same unique values are here; gives a column of those inserted."""
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    key = inspect(table).primary_key[0]
-    inserted = insert(table).values(**values).on_conflict_do_nothing().returning(key)
-    return session.execute(inserted).first() is not None
+    statement = insert(table).on_conflict_do_nothing()
+    return statement if returned is None else statement.returning(table.c[returned])
 
 
 def _as_integer_string(value: int | None) -> int | None:

@@ -74,7 +74,7 @@ class StudyRow(Table):
 
     __tablename__ = "study"
     __table_args__ = (
-        Index("study_by_state", "state"),
+        Index("study_by_state", "state", "priority"),
         Index("study_by_priority", "priority", "received_at"),
         Index("study_by_accession_number", "accession_number"),
         Index("study_by_patient_id", "patient_id"),
@@ -83,6 +83,18 @@ class StudyRow(Table):
             "study_instance_uid",
             sqlite_where=text("reprocess_requested_at IS NOT NULL"),
             postgresql_where=text("reprocess_requested_at IS NOT NULL"),
+        ),
+        Index(
+            "study_by_flagged_at",
+            "flagged_at",
+            sqlite_where=text("flagged_at IS NOT NULL"),
+            postgresql_where=text("flagged_at IS NOT NULL"),
+        ),
+        Index(
+            "study_by_read_at",
+            "read_at",
+            sqlite_where=text("read_at IS NOT NULL"),
+            postgresql_where=text("read_at IS NOT NULL"),
         ),
     )
 
@@ -124,6 +136,8 @@ class StudyRow(Table):
     reprocess_requested_at: Mapped[datetime | None]
     reprocess_series_instance_uid: Mapped[str | None]
     reprocess_model: Mapped[str | None]
+    purged_at: Mapped[datetime | None]
+    """When images of it were last removed from the spool."""
 
 
 class SeriesRow(Table):
@@ -145,10 +159,15 @@ class SeriesRow(Table):
     """When a worker may look at it; empty once it has."""
     exclusion_reason: Mapped[str | None]
     exclusion_detail: Mapped[str | None]
+    purged_instances: Mapped[int] = mapped_column(server_default="0")
+    """How many images it had when they were purged. With fewer it is not whole, and must not be read."""
 
 
 class InstanceRow(Table):
-    """One received object. The same SOP Instance UID with other bytes has a row of its own, as a conflict."""
+    """One object in the spool; its row goes when it is purged.
+
+    The same SOP Instance UID with other bytes has a row of its own, as a conflict.
+    """
 
     __tablename__ = "instance"
     __table_args__ = (
@@ -160,7 +179,13 @@ class InstanceRow(Table):
             sqlite_where=text("NOT conflict"),
             postgresql_where=text("NOT conflict"),
         ),
-        Index("instance_by_series", "series_instance_uid"),
+        Index("instance_by_series", "series_instance_uid", "size_bytes"),
+        Index(
+            "instance_in_conflict",
+            "received_at",
+            sqlite_where=text("conflict"),
+            postgresql_where=text("conflict"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -228,6 +253,8 @@ class ResultObjectRow(Table):
     """Order in which a person looks at the objects of a reading."""
     file_name: Mapped[str]
     """Below the results folder."""
+    purged_at: Mapped[datetime | None]
+    """When its file was given up for removal; every PACS has the object."""
 
 
 class OutboxRow(Table):
@@ -270,3 +297,34 @@ class AuditRow(Table):
     state: Mapped[str]
     priority: Mapped[str]
     why: Mapped[str | None]
+
+
+class RemovalRow(Table):
+    """A file that nothing needs any more; the row goes when the file has gone for good."""
+
+    __tablename__ = "removal"
+    __table_args__ = (UniqueConstraint("folder", "file_name", name="removal_once"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    folder: Mapped[str]
+    """SPOOL or RESULTS."""
+    file_name: Mapped[str]
+    """Below that folder."""
+    modified_ns: Mapped[int] = mapped_column(BigInteger)
+    """Modification time of the file that is meant: one that took its place since is another object's."""
+    decided_at: Mapped[datetime]
+
+
+class ChoreRow(Table):
+    """Work that is done now and then, by one process of all hosts."""
+
+    __tablename__ = "chore"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    lease_owner: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    """Later than its start where the last round came to its end."""
+    note: Mapped[str | None]
+    """What the last round did."""

@@ -80,6 +80,23 @@ def worklist_row(session: Session, study_instance_uid: str) -> dict[str, Any] | 
     return None if row is None else _plain(row)
 
 
+def delivered_at(session: Session, study_instance_uid: str) -> datetime | None:
+    """When the last PACS had the last result of the reading that counts; ``None`` while one has it not."""
+    query = select(_VIEW.c.delivered_at).where(_VIEW.c.study_instance_uid == study_instance_uid)
+    delivered: datetime | None = session.scalar(query)
+    return delivered
+
+
+def delivered_before(before: datetime) -> Select[str]:
+    """A query for studies that are read and whose results were delivered before a time, the longest ago first."""
+    return (
+        select(StudyRow.study_instance_uid)
+        .join(_VIEW, _VIEW.c.study_instance_uid == StudyRow.study_instance_uid)
+        .where(StudyRow.state == StudyState.READ, _VIEW.c.delivered_at <= before)
+        .order_by(_VIEW.c.delivered_at)
+    )
+
+
 def study_report(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
     """A study with its readings, newest first, as ``ich-node study show UID --json`` prints it."""
     study = session.get(StudyRow, study_instance_uid)
@@ -96,6 +113,7 @@ def study_report(session: Session, study_instance_uid: str) -> dict[str, Any] | 
         "state": study.state,
         "reason": study.reason,
         "reason_detail": study.reason_detail,
+        "purged_at": _iso(study.purged_at),
         "series": [_series(session, s) for s in _series_rows(session, study_instance_uid)],
         "readings": [_reading(session, r) for r in readings],
         "history": _history(session, study_instance_uid),
@@ -178,13 +196,15 @@ def _series(session: Session, row: SeriesRow) -> dict[str, Any]:
         InstanceRow.series_instance_uid == row.series_instance_uid
     )
     count, conflicts = session.execute(images).one()
+    present = count - (conflicts or 0)
     return {
         "series_instance_uid": row.series_instance_uid,
         "modality": row.modality,
         "series_number": row.series_number,
         "series_description": row.series_description,
-        "instances": count - (conflicts or 0),
+        "instances": present,
         "conflicting_instances": conflicts or 0,
+        "purged_instances": row.purged_instances if present < row.purged_instances else 0,
         "exclusion_reason": row.exclusion_reason,
         "exclusion_detail": row.exclusion_detail,
     }
@@ -192,7 +212,7 @@ def _series(session: Session, row: SeriesRow) -> dict[str, Any]:
 
 def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
     objects = session.execute(
-        select(ResultObjectRow.kind, ResultObjectRow.sop_instance_uid)
+        select(ResultObjectRow.kind, ResultObjectRow.sop_instance_uid, ResultObjectRow.purged_at)
         .where(ResultObjectRow.reading_id == row.id)
         .order_by(ResultObjectRow.position)
     )
@@ -210,8 +230,11 @@ def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
         "timeline": row.timeline,
         "read_at": _iso(row.read_at),
         "superseded": row.superseded,
-        "slices": row.slices,
-        "objects": [{"kind": kind, "sop_instance_uid": uid} for kind, uid in objects],
+        "slices": [{**found, "frame_number": found.get("frame_number")} for found in row.slices],
+        "objects": [
+            {"kind": kind, "sop_instance_uid": uid, "purged_at": _iso(purged_at)}
+            for kind, uid, purged_at in objects
+        ],
         "deliveries": _deliveries(session, row.id),
     }
 

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
-from pydicom.uid import UID
+from pydicom.tag import Tag
+from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from ich_node.errors import StudyRejected
-from ich_node.receive.header import header_from_dataset
+from ich_node.receive.header import (
+    FIRST_TAG,
+    HEADER_TAGS,
+    LAST_TAG,
+    ends_header,
+    header_from_dataset,
+    promises_pixel_data,
+)
+from ich_node.receive.header_scan import HeaderCache, ScannedHeader, scan
+from ich_node.receive.header_values import LONGEST_VALUE_BYTES, Elements
 from ich_node.receive.limits import is_valid_uid
 from ich_node.study import Instance, StudyHeader
 
-_PIXEL_DATA_GROUP = 0x7FE0
-_PIXEL_DATA_ELEMENTS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
-_UID_KEYWORDS = ("StudyInstanceUID", "SeriesInstanceUID")
+_UID_TAGS = {
+    keyword: Tag(keyword)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+}
+_MOST_READS = 300_000
+"""pydicom reads one to three times for an element or item. So many take some seconds and 100 MiB."""
+_MOST_BYTES = 2**26
+"""Of values that are no longer than that, of items, and of element headers."""
+_PARSING = threading.Lock()
+"""One such header at a time in a process."""
+
+
+_HEADERS = HeaderCache()
 
 
 class StorageStatus(IntEnum):
@@ -57,8 +78,6 @@ class Refusal(Exception):
 class StoreRequest:
     """One C-STORE request as it arrived; nothing in it is trusted."""
 
-    data_set: BytesIO
-    """Encoded, without File Meta Information."""
     sop_class_uid: str
     sop_instance_uid: str
     abstract_syntax_uid: str
@@ -66,20 +85,8 @@ class StoreRequest:
     transfer_syntax_uid: str
 
 
-def examine(request: StoreRequest, path: Path) -> tuple[Instance, StudyHeader]:
-    """Check a request and read its header up to the pixel data.
-
-    Parameters
-    ----------
-    request
-        As it arrived.
-    path
-        Goes into the instance; nothing is read or written there.
-
-    Returns
-    -------
-    tuple of Instance and StudyHeader
-        What the data set says of itself.
+def check_request(request: StoreRequest) -> None:
+    """Check what can be judged before any of the data set is here.
 
     Raises
     ------
@@ -90,9 +97,105 @@ def examine(request: StoreRequest, path: Path) -> tuple[Instance, StudyHeader]:
         raise Refusal(StorageStatus.INVALID_SOP_INSTANCE_UID, "SOP Instance UID violates PS3.5 section 9.1")
     if request.sop_class_uid != request.abstract_syntax_uid:
         raise Refusal(StorageStatus.DOES_NOT_MATCH_SOP_CLASS, "SOP class differs from presentation context")
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A data set that is what its request says, read up to its pixel data."""
+
+    dataset: Elements
+    has_pixel_data: bool
+    study_instance_uid: str
+
+    def header(self, path: Path) -> tuple[Instance, StudyHeader]:
+        """What the data set says of itself; ``path`` goes into the instance.
+
+        Raises
+        ------
+        StudyRejected
+            As `ich_node.receive.header.header_from_dataset`; not for an object that was examined.
+        """
+        if isinstance(self.dataset, ScannedHeader):
+            return _HEADERS.header(self.dataset, path, has_pixel_data=self.has_pixel_data)
+        instance, study = header_from_dataset(self.dataset, path)
+        return dataclasses.replace(instance, has_pixel_data=self.has_pixel_data), study
+
+
+def examine_beginning(request: StoreRequest, beginning: bytes) -> Examined | None:
+    """Check a data set by its first bytes.
+
+    Returns
+    -------
+    Examined or None
+        None where these bytes do not tell: `examine` is due.
+
+    Raises
+    ------
+    Refusal
+        As `examine`.
+    """
+    scanned = scan(
+        beginning,
+        implicit_vr=request.transfer_syntax_uid == ImplicitVRLittleEndian,
+        transfer_syntax_uid=request.transfer_syntax_uid,
+    )
+    return None if scanned is None else _judge(request, *scanned)
+
+
+def examine(request: StoreRequest, data_set: BinaryIO) -> Examined:
+    """Check a data set and read it up to the pixel data.
+
+    Parameters
+    ----------
+    request
+        As it arrived, and passed by `check_request`.
+    data_set
+        Encoded, without File Meta Information, at its beginning. Large values are passed over, not loaded.
+
+    Raises
+    ------
+    Refusal
+        With the status that the standard gives for what is wrong.
+    """
     try:
-        dataset, has_pixel_data = _parse(request.data_set, UID(request.transfer_syntax_uid))
+        with _PARSING:
+            dataset, has_pixel_data = _parse(data_set, UID(request.transfer_syntax_uid))
+    except Exception:  # pydicom raises whatever the damage leads to
+        raise Refusal(StorageStatus.CANNOT_UNDERSTAND, "data set cannot be parsed") from None
+    return _judge(request, dataset, has_pixel_data)
+
+
+class _TooLong(Exception):
+    """A part of a data set is built of more pieces than is allowed."""
+
+
+class _Bounded:
+    """A data set of which only so many pieces, and so many bytes, can be read.
+
+    An empty item takes 8 bytes of a data set and some 600 of memory: a header of many is built to hurt. So is
+    one with a huge value in an item, which pydicom loads.
+    """
+
+    def __init__(self, data_set: BinaryIO) -> None:
+        self._data_set = data_set
+        self._reads = self._bytes = 0
+        self.seek, self.tell = data_set.seek, data_set.tell
+
+    def read(self, size: int, /) -> bytes:
+        self._reads += 1
+        self._bytes += size
+        if self._reads > _MOST_READS or self._bytes > _MOST_BYTES:
+            raise _TooLong
+        return self._data_set.read(size)
+
+
+def _judge(request: StoreRequest, dataset: Elements, has_pixel_data: bool) -> Examined:
+    try:
         own_class, own_instance = _uid(dataset, "SOPClassUID"), _uid(dataset, "SOPInstanceUID")
+        study_instance_uid, series_instance_uid = (
+            _uid(dataset, "StudyInstanceUID"),
+            _uid(dataset, "SeriesInstanceUID"),
+        )
     except Exception:  # pydicom raises whatever the damage leads to
         raise Refusal(StorageStatus.CANNOT_UNDERSTAND, "data set cannot be parsed") from None
     if not own_class and not own_instance:
@@ -103,38 +206,63 @@ def examine(request: StoreRequest, path: Path) -> tuple[Instance, StudyHeader]:
         raise Refusal(
             StorageStatus.DOES_NOT_MATCH_SOP_CLASS, "SOP Instance UID of data set and request differ"
         )
-    for keyword in _UID_KEYWORDS:
-        if not is_valid_uid(_uid(dataset, keyword)):
+    for keyword, uid in (
+        ("StudyInstanceUID", study_instance_uid),
+        ("SeriesInstanceUID", series_instance_uid),
+    ):
+        if not is_valid_uid(uid):
             raise Refusal(StorageStatus.DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is absent or not valid")
-    try:
-        instance, study = header_from_dataset(dataset, path)
-    except StudyRejected as rejection:
-        raise Refusal(StorageStatus.CANNOT_UNDERSTAND, rejection.detail) from None
-    return dataclasses.replace(instance, has_pixel_data=has_pixel_data), study
+    return Examined(dataset, has_pixel_data, study_instance_uid)
 
 
-def _parse(data_set: BytesIO, transfer_syntax: UID) -> tuple[Dataset, bool]:
-    stopped_at: list[tuple[int, int]] = []
+def _parse(data_set: BinaryIO, transfer_syntax: UID) -> tuple[Dataset, bool]:
+    """Read the header; whether there is pixel data.
 
-    def at_pixel_data(tag: int, _vr: str | None, length: int) -> bool:
-        if tag >> 16 < _PIXEL_DATA_GROUP:
-            return False
-        stopped_at.append((tag, length))
-        return True
-
-    data_set.seek(0)
-    dataset = read_dataset(
-        data_set, transfer_syntax.is_implicit_VR, transfer_syntax.is_little_endian, stop_when=at_pixel_data
+    What stands between the header and the pixel data is only passed over. Where that is too long to be (the
+    contours of a radiotherapy structure set have a hundred thousand items), pixel data is assumed, so that an
+    image is never taken for something else.
+    """
+    dataset, stopped_at = _read_until(
+        data_set, transfer_syntax, lambda tag: tag > LAST_TAG or ends_header(tag)
     )
+    if any(tag < FIRST_TAG for tag in dataset.keys()):  # noqa: SIM118 - not its elements, which are converted
+        raise ValueError("elements of a command set or of File Meta Information")
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
-    # An element of undefined length (encapsulated) has length 0xFFFFFFFF here.
-    return dataset, any(tag in _PIXEL_DATA_ELEMENTS and length > 0 for tag, length in stopped_at)
+    if stopped_at is not None and not ends_header(stopped_at[0]):
+        try:
+            rest, stopped_at = _read_until(data_set, transfer_syntax, ends_header)
+        except _TooLong:
+            return dataset, True
+        # What stands there although tags are to ascend is read from the file too, when its header is read again.
+        dataset.update({tag: element for tag, element in rest.items() if tag in HEADER_TAGS})
+    return dataset, stopped_at is not None and promises_pixel_data(*stopped_at)
 
 
-def _uid(dataset: Dataset, keyword: str) -> str:
-    if keyword not in dataset:
-        return ""
+def _read_until(
+    data_set: BinaryIO, transfer_syntax: UID, is_end: Callable[[int], bool]
+) -> tuple[Dataset, tuple[int, int] | None]:
+    """Read elements up to one, with its tag and length; None where there is no such element."""
+    stopped_at: list[tuple[int, int]] = []
+
+    def stop_when(tag: int, _vr: str | None, length: int) -> bool:
+        if is_end(tag):
+            stopped_at.append((tag, length))
+        return bool(stopped_at)
+
+    dataset = read_dataset(
+        cast(BinaryIO, _Bounded(data_set)),
+        transfer_syntax.is_implicit_VR,
+        transfer_syntax.is_little_endian,
+        stop_when=stop_when,
+        defer_size=LONGEST_VALUE_BYTES,
+    )
+    return dataset, stopped_at[0] if stopped_at else None
+
+
+def _uid(dataset: Elements, keyword: str) -> str:
+    tag = _UID_TAGS[keyword]
     # The stored bytes: pydicom's conversion warns of a value that breaks the rules, and quotes it.
-    value = dataset.get_item(keyword).value
+    element = dataset.get_item(tag) if tag in dataset else None
+    value = b"" if element is None else element.value
     return value.decode("latin-1").rstrip("\0 ") if isinstance(value, bytes) else str(value)

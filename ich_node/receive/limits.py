@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +15,28 @@ _UID_LENGTH = 64
 class Limits:
     """Bounds on what one caller can make this node hold or wait for."""
 
-    max_associations: int = 20
+    max_associations: int = 100
     """Associations open at once; one more is rejected as "local limit exceeded" (PS3.8 table 9-21)."""
+    max_associations_per_peer: int = 25
+    """Associations open at once from one AE title and address; one more is rejected likewise."""
+    max_opening: int = 200
+    """Connections that have sent something but are no association yet; one more is closed."""
+    max_silent: int = 1000
+    """Connections that have not sent anything yet; one more closes the oldest."""
     max_pdu_bytes: int = 131072
-    """Maximum Length (PS3.8 D.1) that is offered, and the longest PDU that is read."""
-    max_object_bytes: int = 2**30
-    """The longest message, so the largest object; the association that exceeds it is aborted."""
+    """Maximum Length (PS3.8 D.1) that is offered, and the longest P-DATA-TF PDU that is read."""
+    max_object_bytes: int = 2**31
+    """The largest object; the association that exceeds it is aborted."""
+    max_association_bytes: int = 2**36
+    """What one association may bring; further objects are refused as "out of resources"."""
     acse_timeout_s: float = 15.0
-    """Wait for the association request after the connection, and for the peer to close after a rejection."""
+    """Wait for the association request after the connection, and for the TLS handshake before it."""
     dimse_timeout_s: float = 30.0
-    """Wait for the rest of a message exchange."""
+    """Wait for the answer to a request of this node."""
     network_timeout_s: float = 60.0
     """Wait for the next byte from an idle peer."""
+    min_bytes_per_second: int = 4096
+    """What a peer must send on average over a message that takes longer than 30 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +54,22 @@ class AllowedPeer:
     """What its certificate must carry: SHA-256 fingerprint, subject alternative name or common name."""
 
 
-def is_allowed(peers: Sequence[AllowedPeer], ae_title: str, host: str) -> bool:
-    """Whether a caller may open an association; without a list everyone may."""
-    return not peers or any(p.ae_title.strip() == ae_title.strip() and p.host == host for p in peers)
+def find_peer(peers: Sequence[AllowedPeer], ae_title: str, host: str) -> AllowedPeer | None:
+    """Return the listed peer that calls with this AE title from this address."""
+    address = plain_address(host)
+    return next(
+        (p for p in peers if p.ae_title == ae_title.strip() and plain_address(p.host) == address), None
+    )
+
+
+def plain_address(host: str) -> str:
+    """An IPv4 caller of a socket that listens on IPv6 shows as ``::ffff:192.0.2.1``."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def is_valid_uid(text: str) -> bool:

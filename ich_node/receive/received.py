@@ -98,6 +98,8 @@ def rebuild(
         try:
             on_instance(read_received(spool, path))
             recorded += 1
+        except FileNotFoundError:
+            continue  # purged meanwhile
         except Exception as error:
             log_without_values(_LOG, "a spooled object was not recorded", error)
             failed.append(file_name)

@@ -2,7 +2,7 @@
 
 Layout below the root::
 
-    incoming/*.part                 being written; never read, removed when a receiver starts
+    incoming/*.part                 being written, locked by the writer; removed when a receiver starts
     3f/3fa0...-77c1....dcm          one Part 10 file per object
 
 A name is ``<32 hex of SHA-256 of the SOP Instance UID>-<64 hex of the content hash>.dcm``. The same object
@@ -12,6 +12,9 @@ it, and no name contains anything that a sender chose.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import hashlib
 import itertools
 import logging
@@ -21,7 +24,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
+
+from blake3 import blake3
 
 from ich_node.codes import IMPLEMENTATION_CLASS_UID
 
@@ -34,6 +39,10 @@ Encoded: TypeAlias = bytes | bytearray | memoryview
 
 _NAME = re.compile(r"(?P<folder>[0-9a-f]{2})/(?P<uid>(?P=folder)[0-9a-f]{30})-(?P<content>[0-9a-f]{64})\.dcm")
 _FOLDERS = 256
+_SYNC_FILE_RANGE_WRITE = 2
+_sync_file_range = ctypes.CDLL(None).sync_file_range
+"""Linux: begins to write a range of a file to the disk, and does not wait for it."""
+_sync_file_range.argtypes = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
 _TEMPORARY_SUFFIX = ".part"
 
 
@@ -49,9 +58,7 @@ class SpooledObject:
     sha256: str
     """Hex digest over Transfer Syntax UID, one NUL byte, and the data set as received."""
     duplicate: bool = False
-    """The same object was here before; nothing was written."""
-    conflict: bool = False
-    """Another object with the same SOP Instance UID is here too."""
+    """The same object was here before."""
 
 
 class Spool:
@@ -67,6 +74,7 @@ class Spool:
         self.root = root
         self._incoming = root / "incoming"
         self._serial = itertools.count()
+        self._token = f"{os.getpid()}-{os.urandom(8).hex()}"
         self._make_folders()
 
     def store(
@@ -99,24 +107,30 @@ class Spool:
         OSError
             The file system refuses, for example because it is full. Nothing is left behind.
         """
-        sha256 = _content_hash(encoded, transfer_syntax_uid)
-        file_name = _file_name(sop_instance_uid, sha256)
-        path = self.root / file_name
-        duplicate = _is_file_of_at_least(path, len(encoded))
-        if not duplicate:
-            header = part10_header(
+        writer = self.writer()
+        try:
+            writer.begin(
                 sop_class_uid=sop_class_uid,
                 sop_instance_uid=sop_instance_uid,
                 transfer_syntax_uid=transfer_syntax_uid,
                 source_ae_title=source_ae_title,
             )
-            self._write(path, header, encoded)
-        # Also for a duplicate: the thread that renamed it a moment ago may not have synchronized its folder
-        # yet.
-        _synchronize_folder(path.parent)
-        # Looked up after the rename, so that of two conflicting objects that arrive at once one sees the
-        # other.
-        return self._describe(file_name, duplicate=duplicate)
+            writer.write(encoded)
+            return writer.commit()
+        finally:
+            writer.discard()
+
+    def writer(self) -> SpoolWriter:
+        """Open a file for an object that arrives in pieces, before anything of it is known.
+
+        Raises
+        ------
+        OSError
+            The file system refuses.
+        """
+        return SpoolWriter(
+            str(self.root), f"{self._incoming}/{self._token}-{next(self._serial)}{_TEMPORARY_SUFFIX}"
+        )
 
     def path(self, file_name: str) -> Path:
         """Return the file of a name that `store` gave.
@@ -149,7 +163,8 @@ class Spool:
         """
         file_name = path.relative_to(self.root).as_posix()
         self.path(file_name)
-        return self._describe(file_name, duplicate=False)
+        _, _, sha256 = path.stem.partition("-")
+        return SpooledObject(file_name=file_name, path=path, size_bytes=path.stat().st_size, sha256=sha256)
 
     def scan(self) -> Iterator[Path]:
         """Every stored object, in the order of its name."""
@@ -158,16 +173,15 @@ class Spool:
                 yield from (p for p in sorted(folder.iterdir()) if _NAME.fullmatch(f"{folder.name}/{p.name}"))
 
     def remove_leftovers(self) -> int:
-        """Remove what was being written when a receiver died; only while no other receiver uses the folder.
+        """Remove what was being written when its process died; what is being written now is left alone.
 
         Returns
         -------
         int
-            How many unfinished files there were. Their senders have had no success status.
+            How many unfinished objects there were. Their senders have had no success status. A file that
+            was opened in advance and never written to is removed and not counted.
         """
-        leftovers = list(self._incoming.glob(f"*{_TEMPORARY_SUFFIX}"))
-        for leftover in leftovers:
-            leftover.unlink(missing_ok=True)
+        leftovers = [path for path in self._incoming.glob(f"*{_TEMPORARY_SUFFIX}") if _remove_if_left(path)]
         if leftovers:
             _LOG.warning("removed %d objects that were not completely received", len(leftovers))
         return len(leftovers)
@@ -181,30 +195,106 @@ class Spool:
         # Always: an earlier start may have died between making a folder and synchronizing it.
         _synchronize_folder(self.root)
 
-    def _write(self, path: Path, header: bytes, encoded: Encoded) -> None:
-        temporary = (
-            self._incoming / f"{os.getpid()}-{next(self._serial)}-{os.urandom(8).hex()}{_TEMPORARY_SUFFIX}"
-        )
+
+class SpoolWriter:
+    """One object on its way into the spool: its bytes go straight to a temporary file.
+
+    Made by `Spool.writer`. After `commit` or `discard` it is closed; a further `discard` does nothing.
+    """
+
+    def __init__(self, root: str, temporary: str) -> None:
+        self._root = root
+        self._temporary = temporary
+        self._header = b""
+        self._has_header = False
+        self.size_bytes = 0
+        """Of the data set so far."""
+        self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            _write_durably(temporary, header, encoded)
-            temporary.rename(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            # Tells a file that is being written from one whose process died; the kernel drops it with the
+            # process.
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.discard()
             raise
 
-    def _describe(self, file_name: str, *, duplicate: bool) -> SpooledObject:
-        path = self.root / file_name
-        uid, _, content = path.stem.partition("-")
-        with os.scandir(path.parent) as entries:
-            same_uid = sum(entry.name.startswith(f"{uid}-") for entry in entries)
+    def begin(
+        self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str
+    ) -> None:
+        """Say what the object is, before its first piece. The parameters are those of `Spool.store`."""
+        self._header = part10_header(
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            source_ae_title=source_ae_title,
+        )
+        self._uid = _uid_hash(sop_instance_uid)
+        # The same bytes under another transfer syntax are another image.
+        self._content = blake3(transfer_syntax_uid.encode() + b"\0")
+
+    def write(self, fragment: Encoded) -> None:
+        """Append a piece of the data set as received.
+
+        Raises
+        ------
+        OSError
+            The file system refuses.
+        """
+        if self._has_header:
+            _write_whole(self._descriptor, fragment)
+        else:
+            _write_whole(self._descriptor, self._header, fragment)
+            self._has_header = True
+        self._content.update(fragment)
+        self.size_bytes += len(fragment)
+
+    def data_set(self) -> BinaryIO:
+        """Open what was written so far for reading, at the beginning of the data set."""
+        file = Path(self._temporary).open("rb")  # noqa: SIM115 - the caller closes it
+        file.seek(len(self._header))
+        return file
+
+    def start_writeback(self) -> None:
+        """Let the disk begin, while there is something else to do before `commit`."""
+        _sync_file_range(self._descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+
+    def commit(self) -> SpooledObject:
+        """Make the object durable under its name; when this returns, it survives a power cut.
+
+        Raises
+        ------
+        OSError
+            The file system refuses. The object is not there.
+        """
+        sha256 = self._content.hexdigest()
+        file_name = f"{self._uid[:2]}/{self._uid}-{sha256}.dcm"
+        path = f"{self._root}/{file_name}"
+        os.fsync(self._descriptor)
+        duplicate = _is_file_of_at_least(path, self.size_bytes)
+        # The same name is the same content. Renamed also then: a file that was damaged since is mended by it.
+        os.rename(self._temporary, path)  # noqa: PTH104 - of strings: Path costs more than the call
+        # The thread that renamed the same object a moment ago may not have synchronized the folder yet, so
+        # each does.
+        _synchronize_folder(f"{self._root}/{self._uid[:2]}")
+        self._close()
         return SpooledObject(
             file_name=file_name,
-            path=path,
-            size_bytes=path.stat().st_size,
-            sha256=content,
+            path=Path(path),
+            size_bytes=len(self._header) + self.size_bytes,
+            sha256=sha256,
             duplicate=duplicate,
-            conflict=same_uid > 1,
         )
+
+    def discard(self) -> None:
+        """Leave nothing behind of an object that is not wanted."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):  # what cannot be removed now is a leftover at the next start
+                os.unlink(self._temporary)  # noqa: PTH108 - as above
+            self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
 
 
 def part10_header(
@@ -238,42 +328,42 @@ def _element(number: int, vr: bytes, text: str) -> bytes:
     return struct.pack("<HH2sH", 0x0002, number, vr, len(value)) + value
 
 
-def _content_hash(encoded: Encoded, transfer_syntax_uid: str) -> str:
-    # The same bytes under another transfer syntax are another image.
-    content = hashlib.sha256(transfer_syntax_uid.encode() + b"\0")
-    content.update(encoded)
-    return content.hexdigest()
-
-
-def _file_name(sop_instance_uid: str, sha256: str) -> str:
-    uid = _uid_hash(sop_instance_uid)
-    return f"{uid[:2]}/{uid}-{sha256}.dcm"
-
-
 def _uid_hash(sop_instance_uid: str) -> str:
     return hashlib.sha256(sop_instance_uid.encode()).hexdigest()[:32]
 
 
-def _is_file_of_at_least(path: Path, size_bytes: int) -> bool:
+def _remove_if_left(path: Path) -> bool:
+    """Remove a file that no process is writing; says whether anything had been written to it."""
     try:
-        return path.stat().st_size >= size_bytes
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
-
-
-def _write_durably(path: Path, *parts: Encoded) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        for part in parts:
-            rest = memoryview(part)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        os.fsync(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return os.fstat(descriptor).st_size > 0
+    except BlockingIOError:
+        return False
     finally:
         os.close(descriptor)
 
 
-def _synchronize_folder(folder: Path) -> None:
+def _is_file_of_at_least(path: str, size_bytes: int) -> bool:
+    try:
+        return os.stat(path).st_size >= size_bytes  # noqa: PTH116 - as above
+    except FileNotFoundError:
+        return False
+
+
+def _write_whole(descriptor: int, *parts: Encoded) -> None:
+    written = os.writev(descriptor, parts)
+    if written < sum(map(len, parts)):  # nearly full, for example; the next write says so
+        rest = memoryview(b"".join(parts))[written:]
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+
+def _synchronize_folder(folder: Path | str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,40 +1,79 @@
-"""pynetdicom, set up for this process and guarded: the only module that changes how it behaves.
+"""pynetdicom, set up for this process and extended: the only module that changes how it behaves.
 
-Each override below says which behaviour of pynetdicom 3.0.4 it replaces and why.
+Each override below says which behaviour of pynetdicom 3.0.4 it replaces and why;
+``tests/unit/test_receive_upper_layer.py`` holds them to that version.
+
+An association runs in one thread, the one that calls `StorageAssociation.serve`: it waits in the socket
+alone, its state machine acts at once on what comes, and objects go from the socket to their `Arrival`
+without becoming messages in between. Upstream has two threads for an association that look every
+millisecond whether something has happened, and holds each message whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import socket
-import sys
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from pynetdicom import AE, _config, evt
+from pydicom import config as pydicom_config
+from pynetdicom import AE, _config
 from pynetdicom.association import Association
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from ich_node.codes import IMPLEMENTATION_CLASS_UID
+from ich_node.receive.arrival import Arrival
+from ich_node.receive.command_set import (
+    CommandSet,
+    response_pdu,
+)
 from ich_node.receive.limits import Limits
+from ich_node.receive.message_reader import MessageReader
+from ich_node.receive.paced_connection import (
+    ConnectionEnded,
+    PacedConnection,
+    PeerFault,
+    ProtocolViolation,
+    Silent,
+    close_gently,
+)
+from ich_node.receive.pdu_admission import (
+    AWAITING_CLOSE,
+    IN_TRANSFER,
+    OPENING,
+    PDU_TOLERANCE_BYTES,
+    PduType,
+    admit,
+)
 from ich_node.receive.received import log_without_values
+from ich_node.receive.service import StoreService
 from ich_node.receive.spool import IMPLEMENTATION_VERSION_NAME
 
 _LOG = logging.getLogger(__name__)
 
-_PDU_HEADER_BYTES = 6
-_PDU_TOLERANCE_BYTES = 1024
-"""Some senders count the PDU or PDV headers differently and exceed the negotiated length by a few bytes."""
-_COMMAND_ALLOWANCE_BYTES = 2**20
-"""What a message may hold beside its data set."""
-_LISTEN_BACKLOG = 128
+_PDU_HEADER = struct.Struct(">BBI")
+_VERSION_1 = 0x0001
+"""Of the upper layer protocol."""
+_A_ABORT_BY_PROVIDER = b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x00"
+"""PS3.8 9.3.8: source service-provider, reason not specified."""
+_CLOSED, _ARTIM_EXPIRED, _INVALID_PDU = "Evt17", "Evt18", "Evt19"
+"""States and events of PS3.8 tables 9-1 to 9-10."""
 
 
 def configure_pynetdicom() -> None:
     """Set pynetdicom's process-wide options; every process that speaks DICOM calls this first.
 
-    Its loggers stay at WARNING: below that it logs whole identifiers, presentation contexts and data sets.
+    Its loggers say next to nothing: even its errors quote what a peer sent. What matters is logged here.
     """
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = False
@@ -47,9 +86,10 @@ def configure_pynetdicom() -> None:
     # The spool writes received data sets itself, in its own file system.
     _config.STORE_RECV_CHUNKED_DATASET = False
     _config.UNRESTRICTED_STORAGE_SERVICE = False
+    # pydicom warns of a value that breaks the rules, in its log and on stderr, and quotes it.
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     AssociationSocket._shutdown_socket = _shut_down_and_close  # type: ignore[method-assign,assignment]
-    logger = logging.getLogger("pynetdicom")
-    logger.setLevel(max(logger.level, logging.WARNING))
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 
 def application_entity(ae_title: str, limits: Limits) -> AE:
@@ -65,124 +105,316 @@ def application_entity(ae_title: str, limits: Limits) -> AE:
     return entity
 
 
-class LimitExceeded(Exception):
-    """A peer sends more than the limits allow. Raised inside pynetdicom, which answers it with A-ABORT."""
+class _Socket(AssociationSocket):
+    """The connection of an association.
+
+    Upstream reads in steps of 4 KiB that are copied twice, buffers whatever length a PDU claims, 4 GiB
+    included, and asks ``select`` first, which fails for descriptors above 1023. Nothing here reads but
+    `paced`; upstream's class is kept for sending and closing.
+    """
+
+    def __init__(self, association: Association, connection: socket.socket, limits: Limits) -> None:
+        super().__init__(association, client_socket=connection)
+        self.paced = PacedConnection(connection, limits)
 
 
-class GuardedSocket(AssociationSocket):
-    """Reads no PDU and no message that is longer than the limits allow."""
+class _UpperLayer(DULServiceProvider):
+    """The state machine of PS3.8 section 9.2, driven by the association's own thread.
 
+    Upstream runs it in a thread of its own, which sleeps 1 ms whenever there was nothing to do.
+    """
+
+    _buffer: bytearray
     _limits: Limits
-    _message_bytes: int
 
-    @classmethod
-    def guard(cls, original: AssociationSocket, limits: Limits) -> GuardedSocket:
-        """Take over an association's socket. Upstream offers no place to name another class for it."""
-        guarded = cls.__new__(cls)
-        guarded.__dict__.update(original.__dict__)
-        guarded._limits = limits
-        guarded._message_bytes = 0
-        return guarded
+    def send_pdu(self, primitive: Any) -> None:
+        """Send at once; upstream leaves it to its thread."""
+        super().send_pdu(primitive)
+        while not self._kill_thread and self._process_recv_primitive():
+            self.run_events()
 
-    def message_ended(self) -> None:
-        """Count anew: a whole message has been read."""
-        self._message_bytes = 0
+    def receive_pdu(self, wait: bool = False, timeout: float | None = None) -> Any:
+        """Return what the peer asks of the association; upstream waits for its thread to queue it."""
+        while wait and self.to_user_queue.empty() and self.state_machine.current_state == OPENING:
+            self.step(self._limits.acse_timeout_s)
+        return super().receive_pdu(wait=False)
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        """Read ``nr_bytes``, or fewer when the peer closes.
+    def run_events(self) -> None:
+        """Let the state machine act on everything that has happened, until the connection is closed."""
+        while not self._kill_thread:
+            try:
+                event = self.event_queue.get(block=False)
+            except queue.Empty:
+                return
+            self.state_machine.do_action(event)
 
-        Upstream buffers whatever length a PDU claims, 4 GiB included, in steps of 4 KiB that are copied
-        twice.
+    def step(self, wait_s: float) -> None:
+        """Read one PDU and act on it.
+
+        Raises
+        ------
+        Silent
+            Nothing came in time, in the midst of an association.
         """
-        self._admit(nr_bytes)
-        received = bytearray(nr_bytes)
-        have = 0
-        connection = cast(socket.socket, self.socket)
-        with memoryview(received) as view:
-            while have < nr_bytes:
-                count = connection.recv_into(view[have:])
-                if count == 0:
-                    break
-                have += count
-                _acknowledge_at_once(connection)
-        del received[have:]
-        return received
+        paced = cast(_Socket, self.socket).paced
+        try:
+            paced.wait_at_most(wait_s)
+            self._read_one(paced)
+        except Silent:
+            if self.state_machine.current_state == IN_TRANSFER:
+                raise
+            if self.state_machine.current_state == OPENING:
+                _LOG.warning(
+                    "closing a connection from %s: no association was requested", self.assoc.requestor.address
+                )
+            self.event_queue.put(_ARTIM_EXPIRED)
+        except ConnectionEnded:
+            association = cast(StorageAssociation, self.assoc)
+            if association.is_interrupted and self.state_machine.current_state == IN_TRANSFER:
+                association.abort(block=False)
+            else:
+                self.event_queue.put(_CLOSED)
+        except PeerFault as fault:
+            _LOG.warning("aborting an association from %s: %s", self.assoc.requestor.address, fault)
+            self.event_queue.put(_INVALID_PDU)
+        self.run_events()
 
-    def _admit(self, nr_bytes: int) -> None:
-        if nr_bytes == _PDU_HEADER_BYTES:
-            return
-        if nr_bytes > self._limits.max_pdu_bytes + _PDU_TOLERANCE_BYTES:
-            raise LimitExceeded("the PDU is longer than the Maximum Length that was offered")
-        self._message_bytes += nr_bytes
-        if self._message_bytes > self._limits.max_object_bytes + _COMMAND_ALLOWANCE_BYTES:
-            raise LimitExceeded("the object is larger than this node accepts")
+    def _read_one(self, paced: PacedConnection) -> None:
+        with memoryview(self._buffer) as buffer:
+            paced.fill(buffer[:6])
+            kind, _, length = _PDU_HEADER.unpack_from(buffer)
+            admit(kind, length, self.state_machine.current_state, self._limits)
+            if kind == PduType.A_ASSOCIATE_RQ:
+                whole = bytearray(6 + length)
+                whole[:6] = buffer[:6]
+                with memoryview(whole) as rest:
+                    paced.fill(rest[6:])
+                self._hand_on(whole)
+                return
+            paced.fill(buffer[6 : 6 + length])
+            if kind == PduType.P_DATA_TF and self.state_machine.current_state == IN_TRANSFER:
+                cast(StorageAssociation, self.assoc).take(buffer[6 : 6 + length])
+            else:
+                self._hand_on(bytearray(buffer[: 6 + length]))
+
+    def _hand_on(self, pdu: bytearray) -> None:
+        """Decode as upstream does; what it cannot decode is an invalid PDU."""
+        try:
+            decoded, event = self._decode_pdu(pdu)
+            # As the state machine will, which does not survive a failure.
+            primitive: Any = decoded.to_primitive()
+        except Exception:  # pynetdicom raises whatever the damage leads to
+            raise ProtocolViolation("a PDU cannot be decoded") from None
+        if isinstance(decoded, A_ASSOCIATE_RQ):
+            contexts = primitive.presentation_context_definition_list
+            if not all(context.abstract_syntax and context.transfer_syntax for context in contexts):
+                raise ProtocolViolation("a presentation context lacks its abstract or transfer syntax")
+            # Only this bit is to be looked at (PS3.8 9.3.2); upstream rejects who speaks other versions too.
+            decoded.protocol_version &= _VERSION_1
+            if not decoded.protocol_version:
+                _LOG.warning(
+                    "rejected an association from %s: protocol version", self.assoc.requestor.address
+                )
+        self._recv_pdu.put(decoded)
+        self.event_queue.put(event)
 
 
-class _Connection(RequestHandler):
-    """One connection, from its acceptance until its association's threads have ended."""
+class StorageAssociation(Association):
+    """An association in which this node is the acceptor, served by the thread that calls `serve`.
 
-    server: AssociationServer
+    Parameters
+    ----------
+    entity
+        This node.
+    connection
+        Accepted, and past its TLS handshake where it has one.
+    limits
+        Bounds on sizes and times.
+    contexts
+        Presentation contexts that are accepted. Shared by all associations: upstream copies the whole list
+        for each, which takes longer than to receive an image.
+    handlers
+        As of pynetdicom, for everything but C-STORE.
+    service
+        Takes the objects.
+    """
 
-    def handle(self) -> None:
-        """Run the association to its end.
-
-        Upstream starts its threads and returns, and its events of release, abort and closed connection come
-        from two threads, before the last object may have been handled. After the join nothing of it runs
-        any more.
-        """
-        association = self._create_association()
-        unguarded = cast(AssociationSocket, association.dul.socket)
-        association.dul.socket = GuardedSocket.guard(unguarded, self.server.limits)
-        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
-        association.start()
-        association.join()
-        self.server.on_end(association)
-
-
-class AssociationServer(ThreadedAssociationServer):
-    """Accepts connections."""
-
-    request_queue_size = _LISTEN_BACKLOG
-    """Upstream keeps the default of `socketserver`, 5: further callers would wait for a second or more."""
-    daemon_threads = True
+    dul: _UpperLayer
 
     def __init__(
         self,
         entity: AE,
-        address: tuple[str, int],
-        handlers: list[Any],
+        connection: socket.socket,
+        *,
         limits: Limits,
-        on_end: Callable[[Association], None],
+        contexts: Sequence[PresentationContext],
+        handlers: Sequence[tuple[Any, Callable[..., Any]]],
+        service: StoreService,
     ) -> None:
+        super().__init__(entity, "acceptor")
+        self.dul = _UpperLayer(self)
+        self.dul._limits = limits
+        self.dul._buffer = bytearray(6 + limits.max_pdu_bytes + PDU_TOLERANCE_BYTES)
+        self.acse_timeout = entity.acse_timeout
+        self._started_dul = True  # no thread is started for it
+        self._is_paused = True  # whoever sends a request does so in this thread
         self.limits = limits
-        self.on_end = on_end
-        super().__init__(
-            entity,
-            address,
-            entity.ae_title,
-            entity.supported_contexts,
-            evt_handlers=[*handlers, (evt.EVT_DIMSE_RECV, _message_ended)],
-            request_handler=_Connection,
-        )
-        # `AE.start_server` would do so; `shutdown` takes it out again.
-        entity._servers.append(self)
+        self.was_established = False
+        self.received_bytes = 0
+        """Of all data sets so far."""
+        self._service = service
+        self.connection = connection
+        self.is_interrupted = False
+        self._messages = MessageReader(limits, self)
+        self._socket = _Socket(self, connection, limits)
+        self.set_socket(self._socket)
+        self._describe(entity, contexts)
+        for event, handler in handlers:
+            self.bind(event, handler)
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection that answers without delay and cannot block a thread for ever.
+    def serve(self) -> None:
+        """Run the association from its request until the connection is closed."""
+        try:
+            self.dul.run_events()
+            self.run_reactor()
+        except Exception as error:
+            if not isinstance(error, InvalidEventError):  # that one pynetdicom has logged
+                log_without_values(_LOG, "an association failed", error)
+            self._give_up()
+        finally:
+            self._messages.abandon()
+            self._service.end(self)
+            self._part()
 
-        Upstream leaves accepted sockets without a timeout, so a peer that stops within a PDU holds its
-        thread.
+    def interrupt(self) -> None:
+        """Abort the association from another thread, as soon as what is under way has been answered."""
+        self.is_interrupted = True
+        if not self._messages.is_between_messages:
+            return  # looked at again when the message is complete
+        with contextlib.suppress(OSError):
+            # Of the class: an SSLSocket's own would forget its encryption.
+            socket.socket.shutdown(self.connection, socket.SHUT_RD)
+
+    def kill(self) -> None:
+        """End the loop; upstream also waits for its other thread."""
+        self._kill = True
+        self.is_established = False
+
+    def take(self, values: memoryview) -> None:
+        """Take the values of a P-DATA-TF PDU, past pynetdicom's decoder and message queue.
+
+        Raises
+        ------
+        PeerFault
+            The association is to be aborted.
         """
-        connection, address = super().get_request()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(self.limits.network_timeout_s)
-        return connection, address
+        self._messages.take(values, self._accepted_cx)
+        if self._messages.is_between_messages:
+            self._socket.paced.begin_message()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log; upstream prints the error with its values to the standard error stream."""
-        error = sys.exception()
-        if error is not None:
-            log_without_values(_LOG, "a connection failed", error)
+    def begin_store(self, command: CommandSet, context_id: int) -> Arrival:
+        """Take up an object."""
+        return self._service.begin_store(self, command, context_id)
+
+    def end_store(self, command: CommandSet, context_id: int, arrival: Arrival) -> None:
+        """Answer C-STORE; upstream builds the answer as a data set and leaves it to its other thread."""
+        self.received_bytes += arrival.size_bytes
+        status, comment = self._service.end_store(self, arrival)
+        self.send(response_pdu(command, context_id, status, comment))
+        self._socket.paced.begin_message()
+        self._service.after_store(self)
+
+    def hand_on(self, context_id: int, value: bytes) -> None:
+        """Give pynetdicom its part of a message."""
+        primitive = P_DATA()
+        values: Any = [context_id, value]
+        primitive.presentation_data_value_list = [values]
+        try:
+            self.dimse.receive_primitive(primitive)
+        except Exception:  # pynetdicom raises whatever the damage leads to
+            raise ProtocolViolation("a message cannot be decoded") from None
+
+    def send(self, pdu: bytes) -> None:
+        """Send a PDU past the state machine, which it does not concern."""
+        self._socket.send(pdu)
+
+    def _run_reactor(self) -> None:
+        """Serve the association until it ends; upstream looks every millisecond whether something came."""
+        self.was_established = True
+        self._socket.paced.deadline = float("inf")
+        self._socket.paced.begin_message()
+        while not self._kill:
+            context_id, message = self.dimse.get_msg()
+            if message is not None:
+                self._serve(message, cast(int, context_id))
+            elif self.acse.is_release_requested():
+                self.acse.send_release(is_response=True)
+                self.is_released, self.is_established = True, False
+                return
+            elif self.acse.is_aborted() or self.dul.state_machine.current_state != IN_TRANSFER:
+                self.is_aborted, self.is_established = True, False
+                return
+            else:
+                self._read_on()
+
+    def _serve(self, message: Any, context_id: int) -> None:
+        if message.is_valid_request and not _names_its_service(message):
+            self._abort_because("a request names the SOP class of another service")
+        elif message.is_valid_request:
+            self._serve_request(message, context_id)
+            self._service.after_request(self)
+        elif message.is_valid_response:
+            self._service.answered(self, message)
+        else:
+            self._abort_because("a message lacks what it must have")
+
+    def _abort_because(self, fault: str) -> None:
+        _LOG.warning("aborting an association from %s: %s", self.requestor.address, fault)
+        self.abort(block=False)
+
+    def _read_on(self) -> None:
+        if self.is_interrupted and self._messages.is_between_messages:
+            self.abort(block=False)
+            return
+        try:
+            self.dul.step(self.limits.network_timeout_s)
+        except Silent:
+            self._abort_because("it is idle")
+
+    def _give_up(self) -> None:
+        """Abort past the state machine, which cannot be relied on any more."""
+        if self.dul.state_machine.current_state in (OPENING, IN_TRANSFER):
+            self.dul.state_machine.current_state = AWAITING_CLOSE
+            self.is_aborted, self.is_established = True, False
+            self.send(_A_ABORT_BY_PROVIDER)
+
+    def _part(self) -> None:
+        """Close the connection so that the peer still gets what was sent last.
+
+        Upstream closes at once; with unread bytes waiting that becomes a reset, which takes the A-ABORT or
+        A-ASSOCIATE-RJ with it.
+        """
+        connection = self.connection
+        if self.dul.state_machine.current_state == AWAITING_CLOSE:
+            close_gently(connection)
+        with contextlib.suppress(OSError):
+            connection.close()
+
+    def _describe(self, entity: AE, contexts: Sequence[PresentationContext]) -> None:
+        self.acceptor.maximum_length = entity.maximum_pdu_size
+        self.acceptor.ae_title = entity.ae_title
+        self.acceptor.address_info = AddressInformation.from_tuple(self.connection.getsockname())
+        self.acceptor.implementation_class_uid = entity.implementation_class_uid
+        self.acceptor.implementation_version_name = entity.implementation_version_name
+        self.acceptor.supported_contexts = list(contexts)
+        self.requestor.address_info = AddressInformation.from_tuple(self.connection.getpeername())
+
+
+def _names_its_service(request: Any) -> bool:
+    """Whether the SOP class is one of the operation: upstream goes by the class alone, and answers both alike."""
+    if isinstance(request, N_ACTION):
+        return bool(request.RequestedSOPClassUID == StorageCommitmentPushModel)
+    return bool(request.AffectedSOPClassUID == Verification)
 
 
 def _shut_down_and_close(association_socket: AssociationSocket) -> None:
@@ -192,16 +424,3 @@ def _shut_down_and_close(association_socket: AssociationSocket) -> None:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.close()
-
-
-def _message_ended(event: evt.Event) -> None:
-    association_socket = event.assoc.dul.socket
-    if isinstance(association_socket, GuardedSocket):
-        association_socket.message_ended()
-
-
-def _acknowledge_at_once(connection: socket.socket) -> None:
-    # A sender with Nagle's algorithm on holds the end of each message back until we acknowledge what came
-    # before; the kernel forgets the option, so it is set after each read.
-    if hasattr(socket, "TCP_QUICKACK"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -25,6 +25,7 @@ from pydicom.uid import UID
 
 from ich_node import codes
 from ich_node.report.attributes import numbers, text
+from ich_node.report.reading_report import ReadingReport
 
 _CONTEXT = RelationshipTypeValues.HAS_ACQ_CONTEXT
 _CONTAINS = RelationshipTypeValues.CONTAINS
@@ -35,16 +36,18 @@ def code(concept: codes.CodedConcept) -> Code:
     return Code(concept.value, concept.scheme_designator, concept.meaning)
 
 
-def image_library(images: Sequence[Dataset]) -> ContainerContentItem:
-    """Return the library of the images of one series, in the given order."""
+def image_library(report: ReadingReport) -> ContainerContentItem:
+    """Return the library of the slices of one reading, in their order; each frame is an entry of its own."""
+    images = report.source_images
     shared, varying = _split_descriptors(images)
     group = ContainerContentItem(name=code(codes.IMAGE_LIBRARY_GROUP), relationship_type=_CONTAINS)
     group.ContentSequence = ContentSequence([*_common(images), *shared])
-    for image, descriptors in zip(images, varying, strict=True):
+    for index, (image, descriptors) in enumerate(zip(images, varying, strict=True)):
         entry = ImageContentItem(
             name=code(codes.SOURCE),
             referenced_sop_class_uid=str(image.SOPClassUID),
             referenced_sop_instance_uid=str(image.SOPInstanceUID),
+            referenced_frame_numbers=report.referenced_frames(index),
             relationship_type=_CONTAINS,
         )
         if descriptors:

@@ -78,6 +78,7 @@ def _study_group(report: ReadingReport) -> MeasurementsAndQualitativeEvaluations
             SourceImageForMeasurementGroup(
                 referenced_sop_class_uid=str(report.source_images[index].SOPClassUID),
                 referenced_sop_instance_uid=str(report.source_images[index].SOPInstanceUID),
+                referenced_frame_numbers=report.referenced_frames(index),
             )
             for index in finding.suspicious_slices[:MAX_SOURCE_IMAGES]
         ]
@@ -104,8 +105,7 @@ def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> MeasurementsAn
 def _place_group(
     report: ReadingReport, index: int, number: int, place: Localization
 ) -> PlanarROIMeasurementsAndQualitativeEvaluations:
-    image = report.source_images[index]
-    role = f"place/{image.SOPInstanceUID}/{number}"
+    role = f"place/{report.slice_key(index)}/{number}"
     return PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=result_uid(report, role),
@@ -137,6 +137,7 @@ def _region(report: ReadingReport, index: int, place: Localization) -> ImageRegi
         source_image=SourceImageForRegion(
             referenced_sop_class_uid=str(image.SOPClassUID),
             referenced_sop_instance_uid=str(image.SOPInstanceUID),
+            referenced_frame_numbers=report.referenced_frames(index),
         ),
     )
 

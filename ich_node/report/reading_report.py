@@ -51,7 +51,7 @@ class ReadingReport:
     finding: SeriesFinding
     source_images: Sequence[Dataset]
     """Headers of the slices that were read, without PixelData; attributes may be missing, apart from the
-    UIDs."""
+    UIDs. Of a frame, that of its object with the frame's own plane."""
     hu: npt.NDArray[np.float32]
     """(slices, rows, columns) float32, HU, on the source pixel grid."""
     spacing_mm: tuple[float, float, float]
@@ -63,6 +63,9 @@ class ReadingReport:
     predecessor: Predecessor | None = None
     caveats: tuple[str, ...] = ()
     """What a reader should know of the input, one sentence each, without identifying values."""
+    frame_numbers: tuple[int | None, ...] = ()
+    """Of the slices in their objects, counted from 1, ``None`` for an image of a single frame; empty: all are such
+    images."""
 
     def __post_init__(self) -> None:
         if self.read_at.tzinfo is None:
@@ -87,6 +90,10 @@ class ReadingReport:
                 f"slices do not match: {count} findings, {len(self.source_images)} headers, "
                 f"pixels {self.hu.shape}"
             )
+        if len(self.frame_numbers) not in (0, count):
+            raise ValueError(
+                f"slices do not match: {count} findings, {len(self.frame_numbers)} frame numbers"
+            )
         for finding in self.finding.slices:
             if finding.likelihood_map is not None and finding.likelihood_map.shape != self.hu.shape[1:]:
                 raise ValueError(
@@ -100,6 +107,20 @@ class ReadingReport:
         for finding in self.finding.slices:
             yield from finding.probabilities.values()
             yield from (place.score for place in finding.localizations)
+
+    def frame_number(self, index: int) -> int | None:
+        """Referenced Frame Number (0008,1160) of a slice; ``None`` where its object has a single frame."""
+        return self.frame_numbers[index] if self.frame_numbers else None
+
+    def referenced_frames(self, index: int) -> list[int] | None:
+        """Referenced Frame Number (0008,1160) of a slice as a reference takes it."""
+        number = self.frame_number(index)
+        return None if number is None else [number]
+
+    def slice_key(self, index: int) -> str:
+        """What tells a slice from every other: its SOP Instance UID, with the frame's number where it has one."""
+        uid, number = str(self.source_images[index].SOPInstanceUID), self.frame_number(index)
+        return uid if number is None else f"{uid}/frame/{number}"
 
     @property
     def series_instance_uid(self) -> str:

@@ -86,7 +86,7 @@ def _summary(report: ReadingReport) -> Dataset:
 
 def _overlay(report: ReadingReport, index: int, number: int) -> Dataset:
     image = report.source_images[index]
-    role = f"sc-overlay/{image.SOPInstanceUID}"
+    role = f"sc-overlay/{report.slice_key(index)}"
     capture = _capture(report, render_overlay(report, index), role=role, number=number)
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "OVERLAY"]
     capture.ImageComments = DISCLAIMER
@@ -148,14 +148,17 @@ def _name_sources(
 ) -> None:
     """Source Image Sequence (0008,2112), with the references by series of SOP Common (PS3.3 C.12.2)."""
     sources, references = [], []
-    for index in indices:
-        image = report.source_images[index]
+    for indices_in_object in _by_object(report, indices):
+        image = report.source_images[indices_in_object[0]]
         reference = Dataset()
         reference.ReferencedSOPClassUID = str(image.SOPClassUID)
         reference.ReferencedSOPInstanceUID = str(image.SOPInstanceUID)
         references.append(reference)
         source = Dataset()
         source.update(reference)
+        frames = [report.frame_number(index) for index in indices_in_object]
+        if None not in frames:
+            source.ReferencedFrameNumber = frames
         source.PurposeOfReferenceCodeSequence = [_code_item(purpose)]
         sources.append(source)
     series = Dataset()
@@ -163,6 +166,14 @@ def _name_sources(
     series.ReferencedInstanceSequence = references
     capture.SourceImageSequence = sources
     capture.ReferencedSeriesSequence = [series]
+
+
+def _by_object(report: ReadingReport, indices: Sequence[int]) -> list[list[int]]:
+    """Group slices by the object that they are frames of; a single-frame image is a group of its own."""
+    groups: dict[str, list[int]] = {}
+    for index in indices:
+        groups.setdefault(str(report.source_images[index].SOPInstanceUID), []).append(index)
+    return list(groups.values())
 
 
 def _code_item(concept: codes.CodedConcept) -> Dataset:

@@ -49,7 +49,7 @@ def build_structured_report(report: ReadingReport) -> Dataset:
     """
     tree = _content(report)
     document = Comprehensive3DSR(
-        evidence=[_reference(image) for image in report.source_images],
+        evidence=_evidence(report),
         content=tree[0],
         series_instance_uid=result_uid(report, "sr-series"),
         series_number=SERIES_NUMBER,
@@ -72,6 +72,14 @@ def build_structured_report(report: ReadingReport) -> Dataset:
     stamp(report, document)
     choose_character_set(source, document)
     return document
+
+
+def _evidence(report: ReadingReport) -> list[Dataset]:
+    """Every object that was read, once, however many of its frames were."""
+    objects: dict[str, Dataset] = {}
+    for image in report.source_images:
+        objects.setdefault(str(image.SOPInstanceUID), image)
+    return [_reference(image) for image in objects.values()]
 
 
 def _reference(image: Dataset) -> Dataset:
@@ -105,7 +113,7 @@ def _content(report: ReadingReport) -> MeasurementReport:
     )
     root = tree[0].ContentSequence
     # The order of TID 1500: the library before the measurements, qualitative evaluations last.
-    root.insert(len(root) - 1, image_library(report.source_images))
+    root.insert(len(root) - 1, image_library(report))
     root.append(_evaluations(report))
     return tree
 

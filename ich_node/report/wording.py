@@ -81,11 +81,25 @@ def slice_lines(report: ReadingReport, limit: int = 20) -> list[str]:
 
 
 def slice_name(report: ReadingReport, index: int) -> str:
-    """Name a slice as a viewer does, by Instance Number (0020,0013); by its place from below where it has
-    none.
+    """Name a slice as a viewer does, by Instance Number (0020,0013) or the number of its frame; by its place from
+    below where it has none.
     """
+    if report.frame_number(index) is not None:
+        return _frame_name(report, index)
     number = whole_number(report.source_images[index], "InstanceNumber")
     return f"Image {number}" if number is not None else f"Slice {index + 1} from below"
+
+
+def _frame_name(report: ReadingReport, index: int) -> str:
+    objects = {str(image.SOPInstanceUID): image for image in report.source_images}
+    number = report.frame_number(index)
+    if len(objects) == 1:
+        return f"Frame {number}"
+    for keyword, word in (("InConcatenationNumber", "Part"), ("InstanceNumber", "Image")):
+        numbers = [whole_number(image, keyword) for image in objects.values()]
+        if None not in numbers and len(set(numbers)) == len(objects):
+            return f"{word} {whole_number(report.source_images[index], keyword)}, frame {number}"
+    return f"Slice {index + 1} from below"
 
 
 def algorithm_line(report: ReadingReport) -> str:

@@ -32,6 +32,8 @@ _ORIENTATION = {"frontal": (1.0, 0.0, 0.0, 0.0, 0.0, -1.0), "lateral": (0.0, 1.0
 _NAMESPACE = uuid.UUID("6d9f6a53-2d7c-4c4e-9a6f-7a3b9d1f5e20")
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian)
 _COMPRESSED = (RLELossless, JPEG2000Lossless, JPEGLSLossless)
+ENCODED_HERE = frozenset((*_NATIVE, *_COMPRESSED))
+"""Transfer syntaxes that these builders write."""
 
 View = Literal["frontal", "lateral"]
 
@@ -139,7 +141,7 @@ def ct_series(
         image = _image(chosen, volume[index], in_plane, index)
         image.SliceThickness = _decimal(chosen.slice_thickness_mm or spacing_mm[0])
         _place(image, position, orientation)
-        images.append(_encoded(image, chosen))
+        images.append(encode(image, chosen.transfer_syntax_uid))
     return images
 
 
@@ -169,7 +171,7 @@ def localizer_series(
         image = _image(chosen, projection, (pixel_mm, pixel_mm), index)
         image.SliceThickness = _decimal(chosen.slice_thickness_mm or 0.625)
         _place(image, _corner(orientation, projection.shape, (pixel_mm, pixel_mm)), orientation)
-        images.append(_encoded(image, chosen))
+        images.append(encode(image, chosen.transfer_syntax_uid))
     return images
 
 
@@ -293,8 +295,15 @@ def _place(image: Dataset, position: npt.NDArray[np.float64], orientation: npt.N
     image.SliceLocation = _decimal(position[2])
 
 
-def _encoded(image: FileDataset, options: SeriesOptions) -> FileDataset:
-    syntax = UID(options.transfer_syntax_uid)
+def encode(image: FileDataset, transfer_syntax_uid: str) -> FileDataset:
+    """Give a native image its transfer syntax, in place.
+
+    Raises
+    ------
+    ValueError
+        A transfer syntax that this module does not write.
+    """
+    syntax = UID(transfer_syntax_uid)
     if syntax in _COMPRESSED:
         image.compress(syntax, generate_instance_uid=False)
     elif syntax in _NATIVE:

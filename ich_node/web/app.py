@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from starlette.staticfiles import StaticFiles
 from ich_node.database.engine import Database
 from ich_node.database.worklist import result_file, result_files, study_report, worklist, worklist_row
 from ich_node.errors import ConfigurationError, StudyRejected, TransientError
+from ich_node.receive.free_space import FreeSpace
+from ich_node.receive.stow import StoreDesk
 from ich_node.web import display
+from ich_node.web.metrics import NodeMetrics
 from ich_node.web.pictures import picture_source, sc_to_png
 from ich_node.web.security import SECURITY_HEADERS, Guard
+from ich_node.web.stow import StoreRoute
 from ich_node.web.study_page import study_page, study_version
 from ich_node.web.wording import DISCLAIMER
 from ich_node.web.worklist_page import tallies, worklist_lines
@@ -51,9 +56,13 @@ class _RevalidatedFiles(StaticFiles):
 class _Pages:
     """Handlers of all addresses."""
 
-    def __init__(self, database: Database, results_dir: Path) -> None:
+    def __init__(
+        self, database: Database, results_dir: Path, free_space: FreeSpace | None, destinations: Sequence[str]
+    ) -> None:
         self._database = database
         self._results_dir = results_dir
+        self._free_space = free_space
+        self._metrics = NodeMetrics(database, free_space, destinations)
         self._templates = Environment(
             loader=PackageLoader("ich_node.web"),
             autoescape=True,
@@ -108,7 +117,11 @@ class _Pages:
         return JSONResponse({"status": "live"})
 
     def ready(self) -> Response:
-        """Whether the database answers and has the revision that this version needs."""
+        """Whether the database answers and has the revision that this version needs.
+
+        Low disk is said and is no fault here: objects are refused by the receiver, and their senders know, while
+        whoever reads the worklist must not lose the page.
+        """
         try:
             current, needed = self._database.revision()
         except Exception as error:  # whatever is wrong with the database, a probe gets an answer
@@ -118,7 +131,12 @@ class _Pages:
         if current != needed:
             reason = f"the database is at revision {current or 'none'}, this version needs {needed}"
             return JSONResponse({"status": "not ready", "reason": reason}, 503)
-        return JSONResponse({"status": "ready", "revision": current})
+        return JSONResponse({"status": "ready", "revision": current, **self._disk()})
+
+    def metrics(self, request: Request) -> Response:
+        """What a monitor wants to know, in the Prometheus text format."""
+        content, media_type = self._metrics.render(request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": media_type})
 
     async def not_served(self, request: Request, error: Exception) -> Response:
         """Words for a request that cannot be served."""
@@ -148,6 +166,11 @@ class _Pages:
         page.status_code = status
         page.headers.update(SECURITY_HEADERS)  # the outermost error handler answers outside the middleware
         return page
+
+    def _disk(self) -> dict[str, str]:
+        if self._free_space is None:
+            return {}
+        return {"disk": "low" if self._free_space.is_low() else "ok"}
 
     def _worklist(self) -> dict[str, Any]:
         with self._database.reading() as session:
@@ -185,7 +208,14 @@ class _Pages:
         return HTMLResponse(self._templates.get_template(template).render(disclaimer=DISCLAIMER, **values))
 
 
-def create_app(database: Database, results_dir: Path) -> FastAPI:
+def create_app(
+    database: Database,
+    results_dir: Path,
+    store_desk: StoreDesk | None = None,
+    *,
+    free_space: FreeSpace | None = None,
+    destinations: Sequence[str] = (),
+) -> FastAPI:
     """Build the worklist application.
 
     Parameters
@@ -194,8 +224,14 @@ def create_app(database: Database, results_dir: Path) -> FastAPI:
         Read only; whoever made it closes it.
     results_dir
         Folder of the result objects.
+    store_desk
+        Takes objects by STOW-RS, which is not served without it; whoever made it closes it.
+    free_space
+        Of the spool, for health and metrics.
+    destinations
+        Names of the PACS, for the metrics.
     """
-    pages = _Pages(database, results_dir)
+    pages = _Pages(database, results_dir, free_space, destinations)
     app = FastAPI(title="ich_node", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard)
     for path, endpoint in (
@@ -207,8 +243,13 @@ def create_app(database: Database, results_dir: Path) -> FastAPI:
         ("/results/{sop_instance_uid}.dcm", pages.download),
         ("/health/live", pages.live),
         ("/health/ready", pages.ready),
+        ("/metrics", pages.metrics),
     ):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"])
+    if store_desk is not None:
+        store = StoreRoute(store_desk).store
+        for path in ("/dicom-web/studies", "/dicom-web/studies/{study_instance_uid}"):
+            app.add_api_route(path, store, methods=["POST"])
     app.mount("/static", _RevalidatedFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, pages.not_served)
     app.add_exception_handler(TransientError, pages.database_away)

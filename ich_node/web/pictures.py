@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 
 from ich_node.errors import RejectionReason, StudyRejected
 
@@ -28,8 +29,8 @@ class PictureSource:
     """What one picture shows."""
 
     is_summary: bool
-    source_sop_instance_uids: tuple[str, ...]
-    """From Source Image Sequence (0008,2112)."""
+    source_slices: tuple[tuple[str, int | None], ...]
+    """From Source Image Sequence (0008,2112): SOP Instance UID, and the frame where the object has several."""
 
 
 def sc_to_png(path: Path) -> bytes:
@@ -68,9 +69,17 @@ def picture_source(path: Path) -> PictureSource | None:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted)
         items = dataset.get("SourceImageSequence") or []
-        uids = tuple(str(item.ReferencedSOPInstanceUID) for item in items)
-        return PictureSource(
-            is_summary="SUMMARY" in (dataset.get("ImageType") or ()), source_sop_instance_uids=uids
+        slices = tuple(
+            (str(item.ReferencedSOPInstanceUID), frame) for item in items for frame in _frames(item)
         )
+        return PictureSource(is_summary="SUMMARY" in (dataset.get("ImageType") or ()), source_slices=slices)
     except (OSError, *_BAD_DICOM):
         return None
+
+
+def _frames(item: pydicom.Dataset) -> list[int | None]:
+    """Referenced Frame Number (0008,1160); one ``None`` where it is absent."""
+    numbers = item.get("ReferencedFrameNumber")
+    if numbers is None:
+        return [None]
+    return [int(number) for number in (numbers if isinstance(numbers, MultiValue) else [numbers])]

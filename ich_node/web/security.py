@@ -25,12 +25,18 @@ SECURITY_HEADERS = {
 }
 """On every response; a response that sets one of them itself keeps its own."""
 
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+_WRONG_HOST = "This worklist has no login yet and answers under localhost or 127.0.0.1 only.\n"
+_WRONG_ORIGIN = "A page of another origin may not send this.\n"
+
 
 class Guard:
     """ASGI middleware around every page.
 
     The server listens on loopback and has no login, so a page from elsewhere must not reach it under a name
-    of its own that it has pointed at 127.0.0.1 (DNS rebinding): a request must name a loopback host.
+    of its own that it has pointed at 127.0.0.1 (DNS rebinding): a request must name a loopback host. Nor may
+    a page from elsewhere, in the browser of somebody who can reach the server, change anything here: browsers
+    say where such a request comes from, other programs do not.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,12 +55,14 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        if names_loopback(Headers(scope=scope).get("host", "")):
+        headers = Headers(scope=scope)
+        if not names_loopback(headers.get("host", "")):
+            refusal = PlainTextResponse(_WRONG_HOST, status_code=421)
+        elif scope["method"] not in _SAFE_METHODS and comes_from_elsewhere(headers):
+            refusal = PlainTextResponse(_WRONG_ORIGIN, status_code=403)
+        else:
             await self.app(scope, receive, send_guarded)
             return
-        refusal = PlainTextResponse(
-            "This worklist has no login yet and answers under localhost or 127.0.0.1 only.\n", status_code=421
-        )
         await refusal(scope, receive, send_guarded)
 
 
@@ -65,3 +73,14 @@ def names_loopback(host: str) -> bool:
     except ValueError:
         return False
     return name is not None and is_loopback(name)
+
+
+def comes_from_elsewhere(headers: Headers) -> bool:
+    """Whether a browser sends this for a page that is not ours (Origin, RFC 6454; Fetch Metadata)."""
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return True
+    origin = headers.get("origin")
+    if origin is None:
+        return False
+    _, _, host = origin.partition("://")
+    return host.lower() != headers.get("host", "").lower()

@@ -94,6 +94,8 @@ class StudyPage:
 
     line: WorklistLine
     reason_detail: str
+    purged: str
+    """When images of it went, in words; empty: all that came are here."""
     pictures: tuple[Picture, ...]
     subtypes: tuple[SubtypeScore, ...]
     profile: SliceProfile | None
@@ -132,6 +134,7 @@ def study_page(
     return StudyPage(
         line=worklist_lines([row], now=now)[0],
         reason_detail=display.plain_text(report["reason_detail"]),
+        purged=_purged(report, leading),
         pictures=_pictures(leading, picture_sources),
         subtypes=_subtypes(leading),
         profile=slice_profile(leading["slices"]) if leading else None,
@@ -141,7 +144,7 @@ def study_page(
         readings=tuple(_reading(r, r is leading, numbers) for r in report["readings"]),
         timeline=_timeline(row, leading),
         weights_sha256=display.plain_text(leading["weights_sha256"]) if leading else "",
-        sr_sop_instance_uid=row["sr_sop_instance_uid"] or "",
+        sr_sop_instance_uid=_report_here(leading) if leading else "",
         audit=tuple(_audit(entry) for entry in reversed(report["history"])),
         version=study_version(row, report),
     )
@@ -167,7 +170,11 @@ def _pictures(
 ) -> tuple[Picture, ...]:
     if leading is None:
         return ()
-    captures = [item["sop_instance_uid"] for item in leading["objects"] if item["kind"] == "SC"]
+    captures = [
+        item["sop_instance_uid"]
+        for item in leading["objects"]
+        if item["kind"] == "SC" and not item["purged_at"]
+    ]
     return tuple(
         _picture(uid, number, sources.get(uid), leading["slices"]) for number, uid in enumerate(captures, 1)
     )
@@ -178,8 +185,8 @@ def _picture(
 ) -> Picture:
     if source is not None and source.is_summary:
         return Picture(sop_instance_uid=uid, caption="Summary of the reading", short_caption="Summary")
-    places = {s["sop_instance_uid"]: i for i, s in enumerate(slices)}
-    known = [places[u] for u in (source.source_sop_instance_uids if source else ()) if u in places]
+    places = {(s["sop_instance_uid"], s.get("frame_number")): i for i, s in enumerate(slices)}
+    known = [places[s] for s in (source.source_slices if source else ()) if s in places]
     if len(known) != 1:
         return Picture(sop_instance_uid=uid, caption=f"Overlay {number}", short_caption=f"Overlay {number}")
     index = known[0]
@@ -201,6 +208,17 @@ def _subtypes(leading: Mapping[str, Any] | None) -> tuple[SubtypeScore, ...]:
     )
 
 
+def _purged(report: Mapping[str, Any], leading: Mapping[str, Any] | None) -> str:
+    images = any(series["purged_instances"] for series in report["series"])
+    results = any(item["purged_at"] for item in (leading["objects"] if leading else ()))
+    if not images and not results:
+        return ""
+    what = " and ".join([*(["images"] if images else []), *(["result objects"] if results else [])])
+    where = "the PACS has the results" if results else "the results are here"
+    again = "; to have the study read again, send it again from the PACS" if images else ""
+    return f"Its {what} were purged on {display.local_time(report['purged_at'])}: {where}{again}."
+
+
 def _series_name(series: Mapping[str, Any]) -> str:
     number = series["series_number"]
     return "–" if number is None else str(number)
@@ -211,6 +229,7 @@ def _series(series: Mapping[str, Any], report: Mapping[str, Any]) -> SeriesLine:
     was_read = any(r["series_instance_uid"] == uid and not r["superseded"] for r in report["readings"])
     conflicts = series["conflicting_instances"]
     images = f"{series['instances']}" + (f" + {conflicts} in conflict" if conflicts else "")
+    images += f" ({series['purged_instances']} were purged)" if series["purged_instances"] else ""
     if reason:
         outcome = ("Read earlier; now: " if was_read else "Not read: ") + REASON.get(reason, words_of(reason))
     else:
@@ -256,7 +275,6 @@ def _delivery(destination: str, deliveries: Sequence[Mapping[str, Any]], now: da
 
 
 def _reading(reading: Mapping[str, Any], is_leading: bool, numbers: Mapping[str, str]) -> ReadingLine:
-    reports = [item["sop_instance_uid"] for item in reading["objects"] if item["kind"] == "SR"]
     counts = "superseded" if reading["superseded"] else "counts"
     return ReadingLine(
         read_at=display.local_time(reading["read_at"]),
@@ -268,8 +286,14 @@ def _reading(reading: Mapping[str, Any], is_leading: bool, numbers: Mapping[str,
         suspicion=display.percent(reading["suspicion"]),
         counts="sets the priority" if is_leading else counts,
         is_leading=is_leading,
-        sr_sop_instance_uid=reports[0] if reports else "",
+        sr_sop_instance_uid=_report_here(reading),
     )
+
+
+def _report_here(reading: Mapping[str, Any]) -> str:
+    """SOP Instance UID of a reading's structured report, empty where that is purged."""
+    objects = (item for item in reading["objects"] if item["kind"] == "SR" and not item["purged_at"])
+    return next((str(item["sop_instance_uid"]) for item in objects), "")
 
 
 def _timeline(row: Mapping[str, Any], leading: Mapping[str, Any] | None) -> tuple[tuple[str, str], ...]:

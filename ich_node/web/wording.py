@@ -50,6 +50,7 @@ REASON: dict[str, str] = {
     RejectionReason.IMPLAUSIBLE_VALUES: "pixel values that are not Hounsfield units of a head",
     RejectionReason.TOO_LARGE: "larger than the limits allow",
     RejectionReason.CONFLICTING_UID: "two different objects came under one UID",
+    RejectionReason.IMAGES_PURGED: "some of its images were purged",
     RejectionReason.BETTER_SERIES: "another series of the study suits better",
     RejectionReason.INVALID_MODEL_OUTPUT: "the model gave no valid result",
     RejectionReason.WORKER_LOST: "the reading process died repeatedly",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import read_study
+from tests.benchmarks import read_study, receive
 
-for benchmark in (read_study,):
+for benchmark in (read_study, receive):
     print(benchmark.__doc__)
     benchmark.run()

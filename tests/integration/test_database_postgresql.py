@@ -30,11 +30,29 @@ from ich_node.database.tables import Table
 from ich_node.database.worklist import COLUMNS, worklist
 from ich_node.errors import ConfigurationError, TransientError
 from ich_node.findings import Priority
-from tests.database_cases import SERIES, STUDY, Sender, at, claim, must_claim, read_once, study_row, together
+from ich_node.intake import Intake
+from ich_node.receive.spool import Spool
+from ich_node.settings import Settings
+from tests.database_cases import (
+    SERIES,
+    STUDY,
+    Sender,
+    at,
+    claim,
+    must_claim,
+    read_once,
+    series_row,
+    study_row,
+    together,
+)
+from tests.unit.test_database_metrics import *  # noqa: F403
+from tests.unit.test_database_migrations import *  # noqa: F403
 from tests.unit.test_database_outbox import *  # noqa: F403
 from tests.unit.test_database_queue import *  # noqa: F403
 from tests.unit.test_database_readings import *  # noqa: F403
 from tests.unit.test_database_receipt import *  # noqa: F403
+from tests.unit.test_database_retention import *  # noqa: F403
+from tests.unit.test_database_study_sizes import *  # noqa: F403
 from tests.unit.test_database_worklist import *  # noqa: F403
 
 _names = count()
@@ -359,6 +377,25 @@ def test_a_sender_whose_forerunner_failed_makes_the_study_itself(database: Datab
     with database.writing() as session:
         set_due(session, SERIES, at(3))
     assert study_row(database, STUDY).state == "RECEIVING"
+
+
+def test_two_processes_record_the_same_studies_and_wait_for_each_other_only(
+    database: Database, tmp_path: Path
+) -> None:
+    """One takes objects by C-STORE, the other by STOW-RS; half of them come both ways."""
+    senders = [Sender(database=database, study=f"1.{n % 3}", series=f"1.{n % 3}.{n}") for n in range(9)]
+    batches = [[s.received(n) for n in numbers for s in senders] for numbers in (range(40), range(20, 60))]
+
+    def process(number: int) -> None:
+        with Intake(Settings(data_dir=tmp_path), database, Spool(tmp_path / "spool")) as intake:
+            for one in batches[number] if number else reversed(batches[number]):
+                intake.put(one)
+            intake.flush()
+            intake.mend()
+
+    together(2, process)
+    for sender in senders:
+        assert series_row(database, sender.series).revision == 60
 
 
 def _wait_until_someone_waits_for_a_lock(connection: Connection, database: Database) -> None:

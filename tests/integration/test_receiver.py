@@ -35,10 +35,11 @@ from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
 from ich_node.errors import ConfigurationError
+from ich_node.receive.accepted import TRANSFER_SYNTAXES
 from ich_node.receive.limits import AllowedPeer, Limits
 from ich_node.receive.received import AssociationSummary, ReceivedInstance, rebuild
-from ich_node.receive.scp import TRANSFER_SYNTAXES, Receiver
-from ich_node.receive.spool import Spool, SpooledObject, part10_header
+from ich_node.receive.receiver import Receiver
+from ich_node.receive.spool import Spool, SpoolWriter, part10_header
 from ich_node.receive.upper_layer import configure_pynetdicom
 from tests.small_objects import PATIENT_ID, PATIENT_NAME, ROOT, data_set_of, encoded, saved, small_object
 
@@ -297,15 +298,12 @@ def test_the_same_object_twice_is_one_object(desk: Desk) -> None:
     assert len(desk.files()) == 1
 
 
-def test_other_bytes_under_one_uid_are_kept_apart_and_flagged(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_bytes_under_one_uid_are_kept_apart(desk: Desk) -> None:
     first = small_object()
     second = small_object(SOPInstanceUID=first.SOPInstanceUID, InstanceNumber=2)
     assert send(desk, first, second) == [0x0000, 0x0000]
-    assert [one.spooled.conflict for one in desk.received] == [False, True]
+    assert [one.spooled.duplicate for one in desk.received] == [False, False]
     assert {data_set_of(path) for path in desk.files()} == {encoded(first), encoded(second)}
-    assert desk.received[1].spooled.file_name in caplog.text
 
 
 # what is refused
@@ -531,7 +529,7 @@ def test_no_identifying_value_reaches_the_log(
         raise RuntimeError(f"cannot insert {received.study}")
 
     class BrokenSpool(Spool):
-        def store(self, *arguments: object, **options: object) -> SpooledObject:
+        def writer(self) -> SpoolWriter:
             raise ValueError(f"{PATIENT_NAME}")
 
     with caplog.at_level(logging.DEBUG):
@@ -558,7 +556,7 @@ def test_no_identifying_value_reaches_the_log(
 _RECEIVER_PROCESS = """
 import sys
 from pathlib import Path
-from ich_node.receive.scp import Receiver
+from ich_node.receive.receiver import Receiver
 from ich_node.receive.spool import Spool
 receiver = Receiver(ae_title="ICH_TEST", port=0, spool=Spool(Path(sys.argv[1])),
                     on_instance=lambda _: None, on_association_end=lambda _: None)

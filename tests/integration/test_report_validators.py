@@ -25,6 +25,7 @@ from ich_node.report import (
 from ich_node.report.wording import DISCLAIMER
 from ich_node.testing.phantom import head_phantom
 from ich_node.testing.series import phantom_series
+from tests.enhanced_builders import enhanced_report
 from tests.report_builders import READ_AT, make_report, real_report, series_finding
 
 ACCEPTED_WARNINGS = {
@@ -87,11 +88,16 @@ def _philips(data: Path) -> list[Path]:
     return found
 
 
-@pytest.fixture(scope="module", params=["phantom", "ge", "philips", "poor"])
-def make(request: pytest.FixtureRequest) -> Callable[[str], ReadingReport]:
+@pytest.fixture(scope="module", params=["phantom", "ge", "philips", "poor", "enhanced", "enhanced in two"])
+def make(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], ReadingReport]:
     """A report on one kind of header, in the case asked for."""
     if request.param == "phantom":
         report = _phantom()
+    elif request.param.startswith("enhanced"):
+        objects = 2 if request.param == "enhanced in two" else 1
+        report = enhanced_report(tmp_path_factory.mktemp("enhanced"), objects=objects)
     elif request.param == "poor":
         missing = ["FrameOfReferenceUID", "PatientBirthDate", "StudyID", "AccessionNumber", "PatientName"]
         missing += ["ReferringPhysicianName", "SpecificCharacterSet"]
@@ -185,7 +191,7 @@ def test_highdicom_reads_the_structured_report(
     places = sum(len(found.localizations) for found in report.finding.slices)
     assert len(document.content.get_image_measurement_groups()) == 1 + len(report.finding.subtypes)
     assert len(document.content.get_planar_roi_measurement_groups()) == places
-    assert len(document.get_evidence()) == len(report.source_images)
+    assert len(document.get_evidence()) == len({str(i.SOPInstanceUID) for i in report.source_images})
 
 
 def test_the_judge_finds_faults(tmp_path: Path) -> None:

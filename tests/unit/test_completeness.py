@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ich_node.receive.completeness import is_geometrically_complete
+from ich_node.receive.completeness import OpenSeries, is_geometrically_complete
 from ich_node.receive.header import read_header
 from ich_node.study import Instance
 
@@ -143,6 +143,49 @@ def test_multi_frame_instances_are_complete_by_themselves() -> None:
     one = replace(stack([])[0], image_position_patient_mm=None, image_orientation_patient=None)
     assert is_geometrically_complete([replace(one, number_of_frames=30)])
     assert not is_geometrically_complete([replace(one, number_of_frames=3)])
+
+
+@pytest.mark.parametrize("spacing", [(0.625, 0.625), (0.625, 1.25), (4.0, 5.0), (5.0, 4.0)])
+def test_thousands_of_slices_are_judged_as_few_are(spacing: tuple[float, float]) -> None:
+    slices = stack([spacing[0]] * 1000 + [spacing[1]] * 1500)
+    assert is_geometrically_complete(slices)
+    del slices[700]
+    assert not is_geometrically_complete(slices)
+
+
+def test_a_series_is_open_until_the_last_that_brings_it_ends() -> None:
+    series = OpenSeries(silence_s=60.0)
+    assert series.bring("a", "1", now_s=0.0)
+    assert series.bring("b", "1", now_s=1.0)
+    assert series.bring("a", "2", now_s=2.0)
+    assert not series.bring("a", "1", now_s=3.0)
+    assert series.end("a", now_s=4.0) == ["2"]
+    assert series.is_open("1", now_s=4.0)
+    assert series.end("b", ["3"], now_s=5.0) == ["3", "1"]
+    assert not series.is_open("1", now_s=5.0)
+    assert len(series) == 0
+
+
+def test_an_association_whose_end_is_never_heard_of_counts_no_longer() -> None:
+    series = OpenSeries(silence_s=60.0)
+    for uid in ("1", "2"):
+        series.bring("dead", uid, now_s=0.0)
+    series.bring("a", "1", now_s=50.0)
+    assert series.end("a", now_s=60.0) == []
+    series.bring("b", "1", now_s=60.0)
+    assert series.end("b", now_s=60.1) == ["1"]
+    series.forget_silent(now_s=60.1)
+    assert len(series) == 0
+    assert series.end("dead", ["1"], now_s=70.0) == ["1"]  # it comes after all
+
+
+def test_what_is_forgotten_is_what_is_silent() -> None:
+    series = OpenSeries(silence_s=60.0)
+    series.bring("a", "1", now_s=0.0)
+    series.bring("b", "1", now_s=10.0)
+    series.forget_silent(now_s=65.0)
+    assert series.is_open("1", now_s=65.0)
+    assert series.end("b", now_s=66.0) == ["1"]
 
 
 @given(st.lists(st.floats(0.1, 20.0), min_size=9, max_size=30), st.data())

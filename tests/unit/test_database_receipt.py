@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import StatementError
 
 from ich_node.database.engine import Database
 from ich_node.database.queue import take_due_studies
-from ich_node.database.receipt import Receipt, conflicts, known_file_names, series_geometry, set_due
-from ich_node.database.tables import AuditRow, InstanceRow, SeriesRow, StudyRow
+from ich_node.database.readings import finish_read
+from ich_node.database.receipt import (
+    Receipt,
+    conflicts,
+    known_file_names,
+    last_arrival,
+    put_off,
+    record_instances,
+    series_geometry,
+    set_due,
+    waiting_series,
+)
+from ich_node.database.tables import AuditRow, InstanceRow, ReadingRow, SeriesRow, StudyRow
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
+from ich_node.receive.received import ReceivedInstance
 from tests.database_cases import (
     SERIES,
     STUDY,
@@ -26,6 +42,7 @@ from tests.database_cases import (
     claim,
     must_claim,
     read_once,
+    reading,
     series_row,
     sqlite_database,
     study_row,
@@ -51,8 +68,9 @@ def test_the_first_object_makes_study_series_and_instance(database: Database) ->
     assert (series.revision, series.handled_revision, series.due_at) == (1, 0, at(5))
     with database.reading() as session:
         (row,) = series_geometry(session, SERIES)
-        assert (row.position_mm, row.size_bytes, row.number_of_frames) == ([0.0, 0.5, 1.0], 2**33, 1)
-        assert known_file_names(session) == {row.file_name}
+        assert (row.image_position_patient_mm, row.number_of_frames) == ([0.0, 0.5, 1.0], 1)
+        assert known_file_names(session) == {f"sha-of-{SERIES}.1.dcm"}
+        assert session.scalar(select(InstanceRow.size_bytes)) == 2**33
         assert [a.action for a in session.scalars(select(AuditRow))] == ["received"]
 
 
@@ -71,12 +89,169 @@ def test_other_bytes_under_the_same_uid_are_kept_but_not_read(database: Database
     assert sender.send(1, seconds=9, due=99, sha256="other") is Receipt.DUPLICATE
     assert (series_row(database).revision, series_row(database).due_at) == (1, at(5))
     with database.reading() as session:
-        assert [row.sha256 for row in series_geometry(session, SERIES)] == [f"sha-of-{SERIES}.1"]
+        assert len(series_geometry(session, SERIES)) == 1
+        kept = dict(session.execute(select(InstanceRow.sha256, InstanceRow.conflict)).all())
+        assert kept == {f"sha-of-{SERIES}.1": False, "other": True}
         assert conflicts(session, since=timedelta(days=1), now=at(10)) == 1
         assert conflicts(session, since=timedelta(seconds=1), now=at(11)) == 0
         assert len(known_file_names(session)) == 2
     (seen,) = must_claim(database, seconds=6).series
     assert seen.content_sha256s == (f"sha-of-{SERIES}.1",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """One object of a batch."""
+
+    number: int
+    series: int
+    content: int
+    source: str
+    patient_id: str
+
+
+_sent = st.builds(
+    Sent,
+    number=st.integers(0, 5),
+    series=st.integers(0, 2),
+    content=st.sampled_from([0, 0, 0, 1, 2]),
+    source=st.sampled_from(["CT1", "CT2", ""]),
+    patient_id=st.sampled_from(["", "P1", "P2"]),
+)
+_examples = count(1)
+
+
+def _received(database: Database, root: str, sent: Sent, second: int) -> ReceivedInstance:
+    # Series 2 belongs to another study.
+    sender = Sender(
+        database=database,
+        study=f"{root}.1",
+        series=f"{root}.2.{sent.series}",
+        header={"patient_id": sent.patient_id},
+    )
+    return sender.received(
+        sent.number,
+        seconds=second,
+        sha256=f"{root} {sent.number} {sent.series} {sent.content}",
+        sop_instance_uid=f"{root}.3.{sent.number}",
+        source_ae_title=sent.source,
+    )
+
+
+def _outcome(database: Database, root: str) -> list[object]:
+    with database.reading() as session:
+        study = session.get_one(StudyRow, f"{root}.1")
+        series = session.scalars(
+            select(SeriesRow)
+            .where(SeriesRow.series_instance_uid.startswith(f"{root}.2."))
+            .order_by("series_instance_uid")
+        )
+        instances = session.scalars(
+            select(InstanceRow)
+            .where(InstanceRow.series_instance_uid.startswith(f"{root}.2."))
+            .order_by("sop_instance_uid", "sha256")
+        )
+        audit = session.scalars(select(AuditRow).where(AuditRow.study_instance_uid == f"{root}.1"))
+        last = [(row.state, row.priority) for row in audit][-1:]
+        return [
+            (study.state, study.reason, study.priority, study.patient_id, study.last_received_at),
+            last if study.state == StudyState.NOT_READ else [],
+            [(row.series_instance_uid.replace(root, ""), row.revision, row.due_at) for row in series],
+            [
+                (row.sha256.replace(root, ""), row.conflict, row.received_at, row.source_ae_title)
+                for row in instances
+            ],
+        ]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_sent, min_size=1, max_size=12), st.data())
+def test_a_batch_is_what_its_objects_are_one_by_one(
+    database: Database, sent: list[Sent], data: st.DataObject
+) -> None:
+    roots = [f"7.{next(_examples)}", f"7.{next(_examples)}"]
+    receipts = []
+    cuts = data.draw(st.sets(st.integers(1, len(sent))), label="cuts")
+    for root, ends in zip(roots, (range(1, len(sent) + 1), sorted({*cuts, len(sent)})), strict=True):
+        Sender(database=database, study=f"{root}.9", series=f"{root}.2.2").send(1)
+        received = [_received(database, root, one, second) for second, one in enumerate(sent)]
+        receipts.append([])
+        for begin, end in pairwise([0, *ends]):
+            with database.writing() as session:
+                receipts[-1] += record_instances(session, received[begin:end], due_at=at(99))
+    assert receipts[0] == receipts[1]
+    assert _outcome(database, roots[0]) == _outcome(database, roots[1])
+
+
+def test_a_batch_takes_few_statements(database: Database) -> None:
+    senders = [Sender(database=database, series=f"{STUDY}.{n}") for n in range(5)]
+    batch = [sender.received(number) for number in range(20) for sender in senders]
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    with database.writing() as session:
+        assert record_instances(session, batch, due_at=at(5)) == [Receipt.NEW] * 100
+    assert len(statements) < 20
+    assert {series_row(database, sender.series).revision for sender in senders} == {20}
+
+
+def test_a_batch_is_of_one_study(database: Database) -> None:
+    batch = [Sender(database=database, study=study).received(1) for study in ("1.1", "1.2")]
+    with pytest.raises(ValueError, match="different studies"), database.writing() as session:
+        record_instances(session, batch, due_at=at(0))
+
+
+def test_a_late_slice_is_read_and_supersedes(database: Database) -> None:
+    sender = Sender(database=database)
+    sender.send(1)
+    sender.send(2)
+    assert read_once(database, Priority.ROUTINE) is Priority.ROUTINE
+    assert series_row(database).due_at is None
+    assert sender.send(3, seconds=20, due=21) is Receipt.NEW
+    assert (study_row(database).state, study_row(database).priority) == ("RECEIVING", "MEDIUM")
+    assert claim(database, seconds=20) is None
+    with database.writing() as session:
+        assert take_due_studies(session, at(21)) == [STUDY]
+    assert read_once(database, Priority.STAT, run=2, seconds=22) is Priority.STAT
+    with database.reading() as session:
+        readings = session.scalars(select(ReadingRow).order_by(ReadingRow.run_number))
+        assert [(row.run_number, row.superseded) for row in readings] == [(1, True), (2, False)]
+    assert (study_row(database).state, study_row(database).priority) == ("READ", "STAT")
+    assert series_row(database).due_at is None
+
+
+def test_a_late_slice_that_comes_during_the_reading_is_due_after_it(database: Database) -> None:
+    sender = Sender(database=database)
+    sender.send(1)
+    claimed = must_claim(database, seconds=1)
+    sender.send(2, seconds=2, due=3)
+    assert study_row(database).state == StudyState.READING
+    with database.writing() as session:
+        found = reading(Priority.ROUTINE)
+        finish_read(session, claimed, exclusions=(), reading=found, destinations=(), now=at(4))
+    assert (study_row(database).state, study_row(database).priority) == ("RECEIVING", "MEDIUM")
+    (seen,) = must_claim(database, seconds=5).series
+    assert len(seen.file_names) == 2
+
+
+def test_a_series_that_waits_is_put_off_and_never_brought_forward(database: Database) -> None:
+    sender = Sender(database=database)
+    sender.send(1, seconds=3, due=5)
+    sender.send(2, seconds=7, due=5)
+    sender.send(1, seconds=9, sha256="other bytes")
+    with database.writing() as session:
+        assert last_arrival(session, SERIES) == at(7)
+        assert last_arrival(session, "no such series") is None
+        assert waiting_series(session, [SERIES, "no such series"]) == {SERIES: STUDY}
+        put_off(session, SERIES, at(4))
+    assert series_row(database).due_at == at(5)
+    with database.writing() as session:
+        put_off(session, SERIES, at(6))
+    assert series_row(database).due_at == at(6)
+    read_once(database, Priority.ROUTINE)
+    with database.writing() as session:
+        assert waiting_series(session, [SERIES]) == {}
+        put_off(session, SERIES, at(99))
+    assert series_row(database).due_at is None
 
 
 def test_another_studys_images_never_join_a_series(database: Database) -> None:
@@ -142,9 +317,9 @@ def test_what_no_database_can_hold_does_not_stop_the_object(database: Database) 
     assert (series_row(database).series_number, series_row(database).series_description) == (None, "ab")
     with database.reading() as session:
         (row,) = series_geometry(session, SERIES)
-        assert (row.instance_number, row.position_mm, row.orientation) == (None, None, None)
+        assert row == (None, 1, None, None)
         # SQL NULL, not the JSON value null, which plain SQL would take for a position
-        assert session.scalar(select(InstanceRow.id).where(InstanceRow.orientation.is_(None))) == row.id
+        assert session.scalar(select(InstanceRow.id).where(InstanceRow.orientation.is_(None))) is not None
 
 
 def test_each_image_puts_the_due_time_off(database: Database) -> None:

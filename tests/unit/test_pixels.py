@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -23,9 +24,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from ich_node.decoding.codestream import StreamHeader, stream_header
 from ich_node.errors import RejectionReason, StudyRejected
-from ich_node.pixels import MissingAttributes, codestream_size, read_pixels
+from ich_node.pixels import MissingAttributes, read_frames, read_pixels
 from ich_node.testing.series import ct_series
+from tests.unit import encoded_images
 from tests.unit.little_head import SPACING_MM, little_head
 
 MIDDLE = little_head()[14:15]
@@ -69,23 +72,8 @@ def test_every_common_encoding_gives_the_same_hu(tmp_path: Path, syntax: UID, si
 
 
 def jpeg_lossless(folder: Path) -> Path:
-    """Make the JPEG Lossless object that many scanners send; pydicom has no encoder for it."""
-    gdcm = pytest.importorskip("gdcm")
-    source, target = save(one_slice(), folder), folder / "jpeg.dcm"
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(source))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(target))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    assert JPEGLosslessSV1.encode() in target.read_bytes()[:1000]
-    return target
+    """Make the JPEG Lossless object that many scanners send."""
+    return save(encoded_images.encoded(one_slice(), JPEGLosslessSV1), folder)
 
 
 def test_jpeg_lossless_of_scanners_is_read(tmp_path: Path) -> None:
@@ -252,12 +240,15 @@ def test_a_stream_of_another_size_is_refused_before_decoding(tmp_path: Path, syn
 
 def test_streams_tell_their_size() -> None:
     jpeg = bytes.fromhex(
-        "ffd8 ffe0 0004 0000 ffc4 0003 00 ffc3 000b 10 0200 0100 01 01 11 00".replace(" ", "")
+        "ffd8 ffe0 0004 0000 ffff c4 0003 00 ffc3 000b 10 0200 0100 01 01 11 00".replace(" ", "")
     )
-    assert codestream_size(jpeg, str(JPEGLosslessSV1)) == (512, 256)
-    assert codestream_size(jpeg[:8], str(JPEGLosslessSV1)) is None
-    assert codestream_size(b"", str(JPEG2000Lossless)) is None
-    assert codestream_size(jpeg, str(RLELossless)) is None
+    found = stream_header(jpeg, str(JPEGLosslessSV1))
+    assert found == StreamHeader(rows=512, columns=256, components=1, bits_per_sample=16)
+    assert stream_header(jpeg[:8], str(JPEGLosslessSV1)) is None
+    assert stream_header(b"\xff\xd8\xff\xd9" + jpeg, str(JPEGLosslessSV1)) is None
+    assert stream_header(b"", str(JPEG2000Lossless)) is None
+    assert stream_header(jpeg, str(JPEG2000Lossless)) is None
+    assert stream_header(jpeg, str(RLELossless)) is None
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.92", "1.2.840.10008.1.2.4.100", "1.2.3.4.5"])
@@ -284,6 +275,119 @@ def test_eight_bit_jpeg_is_decoded_or_refused_but_never_crashes(tmp_path: Path) 
     dataset.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
     dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     assert rejection(save(dataset, tmp_path)).reason is RejectionReason.CORRUPT_PIXEL_DATA
+
+
+def test_jpeg_of_the_lossy_kinds_is_said_to_be_lossy(tmp_path: Path) -> None:
+    path = encoded_images.save(
+        encoded_images.image(encoded_images.smooth_hu()[0], JPEGBaseline8Bit), tmp_path
+    )
+    assert read_pixels(path).notes == frozenset({"lossy compression"})
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLosslessSV1])
+def test_bits_above_the_stored_ones_are_dropped(tmp_path: Path, syntax: UID) -> None:
+    hu = np.clip(encoded_images.smooth_hu()[0], -2048, 2047)
+    dataset = encoded_images.image(hu, signed=True, rescale_intercept=0.0)
+    values = np.frombuffer(dataset.PixelData, "<i2").copy()
+    assert (values < 0).any()
+    dataset.PixelData = (values & 0x0FFF).tobytes()  # the sign is in bit 11, and nothing above it
+    if syntax == JPEGLosslessSV1:
+        dataset.BitsStored, dataset.HighBit = 16, 15
+    encoded_images.encoded(dataset, syntax)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    np.testing.assert_array_equal(read_pixels(save(dataset, tmp_path)).hu, hu)
+
+
+# --- frames
+
+FRAMES = encoded_images.smooth_hu(3)
+
+
+def frames(dataset: FileDataset, folder: Path) -> npt.NDArray[np.float32]:
+    return np.stack([frame.hu for frame in read_frames(save(dataset, folder))])
+
+
+@pytest.mark.parametrize(
+    "syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEG2000Lossless]
+)
+def test_frames_have_the_shared_rescale(tmp_path: Path, syntax: UID) -> None:
+    dataset = encoded_images.multi_frame(FRAMES, syntax)
+    np.testing.assert_array_equal(frames(dataset, tmp_path), FRAMES)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless])
+def test_frames_have_their_own_rescale(tmp_path: Path, syntax: UID) -> None:
+    rescales = [(1.0, -1024.0), (2.0, -1000.0), (4.0, -2048.0)]
+    dataset = encoded_images.multi_frame(FRAMES, syntax, rescales)
+    np.testing.assert_array_equal(frames(dataset, tmp_path), FRAMES)
+
+
+def test_a_frame_without_its_own_rescale_has_the_shared_one(tmp_path: Path) -> None:
+    dataset = encoded_images.multi_frame(FRAMES)
+    shared = dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0]
+    own = Dataset()
+    own.RescaleSlope, own.RescaleIntercept, own.RescaleType = 1, -124, "HU"
+    assert shared.RescaleIntercept == -1024
+    dataset.PerFrameFunctionalGroupsSequence[1].PixelValueTransformationSequence = Sequence([own])
+    got = frames(dataset, tmp_path)
+    np.testing.assert_array_equal(got[::2], FRAMES[::2])
+    np.testing.assert_array_equal(got[1], FRAMES[1] + 900)
+
+
+def test_frames_without_functional_groups_have_the_rescale_of_the_image(tmp_path: Path) -> None:
+    dataset = encoded_images.multi_frame(FRAMES)
+    del dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    np.testing.assert_array_equal(frames(dataset, tmp_path), FRAMES)
+
+
+def test_a_single_slice_is_one_frame(tmp_path: Path) -> None:
+    path = save(one_slice(), tmp_path)
+    (frame,) = read_frames(path)
+    np.testing.assert_array_equal(frame.hu, MIDDLE[0])
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_rescale_absent_from_the_functional_groups_is_named(tmp_path: Path, keyword: str) -> None:
+    dataset = encoded_images.multi_frame(FRAMES)
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence[0][keyword]
+    with pytest.raises(MissingAttributes, match=rf"^{keyword} \(0028,105[23]\)$"):
+        frames(dataset, tmp_path)
+
+
+def test_one_frame_that_is_no_hu_refuses_the_image(tmp_path: Path) -> None:
+    dataset = encoded_images.multi_frame(FRAMES, rescales=[(1.0, -1024.0)] * 3)
+    dataset.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence[0].RescaleType = "Z_EFF"
+    with pytest.raises(StudyRejected) as rejected:
+        next(read_frames(save(dataset, tmp_path)))
+    assert rejected.value.reason is RejectionReason.IMPLAUSIBLE_VALUES
+
+
+def test_functional_groups_for_other_frames_refuse_the_image(tmp_path: Path) -> None:
+    dataset = encoded_images.multi_frame(FRAMES, rescales=[(1.0, -1024.0)] * 3)
+    dataset.PerFrameFunctionalGroupsSequence.pop()
+    rejected = rejection_of_frames(save(dataset, tmp_path))
+    assert rejected.reason is RejectionReason.CORRUPT_PIXEL_DATA
+    assert "groups for 2" in rejected.detail
+
+
+def rejection_of_frames(path: Path) -> StudyRejected:
+    with pytest.raises(StudyRejected) as rejected:
+        list(read_frames(path))
+    return rejected.value
+
+
+def test_padding_of_frames_becomes_air(tmp_path: Path) -> None:
+    dataset = encoded_images.multi_frame(FRAMES)
+    values = np.frombuffer(dataset.PixelData, "<u2").reshape(FRAMES.shape).copy()
+    values[1, :5] = 0
+    values[:, 7] = 10
+    dataset.PixelData = values.tobytes()
+    dataset.add_new("PixelPaddingValue", "US", 0)
+    got = frames(dataset, tmp_path)
+    assert (got[1, :5] == -1024).all()
+    assert (got[:, 7] == -1014).all()
+    np.testing.assert_array_equal(got[0, :5], FRAMES[0, :5])
 
 
 def test_an_oversized_slice_is_refused_before_decoding(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from ich_node import reading_job
 from ich_node.database import outbox, queue, readings
 from ich_node.database.engine import Database
-from ich_node.database.receipt import record_instance
+from ich_node.database.receipt import record_instances
 from ich_node.database.worklist import study_report, worklist_row
 from ich_node.delivery_job import Node
 from ich_node.errors import ConfigurationError, RejectionReason, StudyRejected, TransientError
@@ -94,17 +94,7 @@ def arrive(node: Node, images: Sequence[pydicom.Dataset]) -> str:
 
     def record(received: Any) -> None:
         with node.database.writing() as session:
-            record_instance(
-                session,
-                received.instance,
-                received.study,
-                file_name=received.spooled.file_name,
-                size_bytes=received.spooled.size_bytes,
-                sha256=received.spooled.sha256,
-                source_ae_title="CT01",
-                received_at=now,
-                due_at=now,
-            )
+            record_instances(session, [received], due_at=now)
 
     assert rebuild(spool, record).failed == ()
     return str(images[0].StudyInstanceUID)

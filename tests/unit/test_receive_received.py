@@ -48,6 +48,22 @@ def test_what_is_known_is_passed_over(spool: Spool) -> None:
     assert [one.spooled for one in received] == [new]
 
 
+def test_what_is_purged_meanwhile_is_no_fault(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    stored = [store(spool) for _ in range(3)]
+    purged = min(stored, key=lambda one: one.file_name)  # listed first, gone when it is read
+
+    class Purging:
+        def __contains__(self, file_name: object) -> bool:
+            purged.path.unlink(missing_ok=True)
+            return False
+
+    received: list[ReceivedInstance] = []
+    summary = rebuild(spool, received.append, known=Purging())
+    assert (summary.recorded, summary.failed) == (2, ())
+    assert purged not in {one.spooled for one in received}
+    assert caplog.text == ""
+
+
 def test_one_that_fails_does_not_stop_the_others_and_its_values_stay_out_of_the_log(
     spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from kombu.exceptions import OperationalError
 
-from ich_node import delivery_job, tasks
+from ich_node import delivery_job, purge_job, tasks
 from ich_node.cli import checks
 from ich_node.database.engine import Database
 from ich_node.delivery_job import Deliverer, Node
@@ -102,6 +102,26 @@ def test_what_waits_is_sent_again_after_the_broker_was_away(reconcile: Callable[
     reconciler.broker_may_be_empty()
     assert messages.wait_for(2)
     assert messages.sent == [(READ_TASK, ("1.2.3",))] * 2
+
+
+def test_purges_by_schedule_go_on_beside_the_reconciling(
+    reconcile: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def purge(node: Node, *, stop: threading.Event) -> None:
+        assert node.settings is settings
+        begun.set()
+        release.wait(SOON_S)
+
+    monkeypatch.setattr(purge_job, "purge_when_due", purge)
+    messages = Messages()
+    reconciler = reconcile(messages)
+    assert begun.wait(SOON_S)
+    for count in (1, 2):
+        assert messages.wait_for(count)
+        reconciler.broker_may_be_empty()
+    release.set()
 
 
 def test_a_slow_start_of_a_pool_process_is_waited_for(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless
 
+from ich_node import slice_pixels
 from ich_node import volume as volume_module
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.selection import select_series
@@ -293,7 +294,7 @@ def test_too_large_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(volume_module, "MAX_VOXELS", 28 * 80 * 72)
     assert load_volume(series).hu.size == 28 * 80 * 72
     monkeypatch.setattr(volume_module, "MAX_VOXELS", 28 * 80 * 72 - 1)
-    monkeypatch.setattr(volume_module, "read_pixels", None)
+    monkeypatch.setattr(slice_pixels, "read_pixels", None)
     assert rejection(series).reason is R.TOO_LARGE
 
 

@@ -502,7 +502,7 @@ def test_captures_of_the_report_are_shown_as_they_were_drawn(tmp_path: Path) -> 
         assert source is not None
         assert source.is_summary == (number == 0)
         named = [item.ReferencedSOPInstanceUID for item in capture.SourceImageSequence]
-        assert list(source.source_sop_instance_uids) == named
+        assert list(source.source_slices) == [(uid, None) for uid in named]
 
 
 @pytest.mark.parametrize("encoding", ["plain", "planar", "gray", "rle", "jpeg2000"])

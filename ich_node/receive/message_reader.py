@@ -1,0 +1,164 @@
+"""Puts DIMSE messages together from the fragments of P-DATA-TF PDUs (PS3.8 9.3.5 and annex E).
+
+The data set of a C-STORE request goes to its `Arrival` fragment by fragment. Upstream holds each message whole
+in memory, as many copies of it at times as it has fragments.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Container
+from typing import Protocol
+
+from ich_node.receive.arrival import Arrival
+from ich_node.receive.command_set import (
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_STORE_RQ,
+    N_ACTION_RQ,
+    N_EVENT_REPORT_RSP,
+    RESPONSE_BIT,
+    UNRECOGNIZED_OPERATION,
+    CommandSet,
+    read_command_set,
+    response_pdu,
+)
+from ich_node.receive.limits import Limits
+from ich_node.receive.paced_connection import LimitExceeded, ProtocolViolation
+
+_PDV_HEADER = struct.Struct(">IBB")
+_IS_COMMAND, _IS_LAST = 1, 2
+"""Bits of the message control header (PS3.8 E.2)."""
+_LONGEST_COMMAND_SET_BYTES = 65536
+_LONGEST_OTHER_DATA_SET_BYTES = 2**24
+"""Of a message that is no C-STORE: a storage commitment request for 10,000 objects has some 2 MiB."""
+
+
+class Sink(Protocol):
+    """What is done with the messages."""
+
+    def begin_store(self, command: CommandSet, context_id: int) -> Arrival:
+        """Take up an object."""
+        ...
+
+    def end_store(self, command: CommandSet, context_id: int, arrival: Arrival) -> None:
+        """Its data set is complete: answer."""
+        ...
+
+    def hand_on(self, context_id: int, value: bytes) -> None:
+        """A fragment of another message that is served here, with its message control header."""
+        ...
+
+    def send(self, pdu: bytes) -> None:
+        """Send an answer."""
+        ...
+
+
+class MessageReader:
+    """The message that an association is in the midst of.
+
+    Parameters
+    ----------
+    limits
+        ``max_object_bytes`` is used.
+    sink
+        What is done with the messages.
+    """
+
+    def __init__(self, limits: Limits, sink: Sink) -> None:
+        self._limits = limits
+        self._sink = sink
+        self._command = bytearray()
+        self._context_id = 0
+        self._request: CommandSet | None = None
+        self._arrival: Arrival | None = None
+        self._other_bytes: int | None = None
+
+    def take(self, values: memoryview, accepted_context_ids: Container[int]) -> None:
+        """Take the presentation data values of one P-DATA-TF PDU.
+
+        Raises
+        ------
+        PeerFault
+            The association is to be aborted.
+        """
+        at, end = 0, len(values)
+        while at < end:
+            if at + 6 > end:
+                raise ProtocolViolation("a presentation data value is cut off")
+            length, context_id, control = _PDV_HEADER.unpack_from(values, at)
+            if length < 2 or at + 4 + length > end:
+                raise ProtocolViolation("a presentation data value has a wrong length")
+            if context_id not in accepted_context_ids:
+                raise ProtocolViolation("a message comes over a presentation context that was not accepted")
+            fragment = values[at + 6 : at + 4 + length]
+            if control & _IS_COMMAND:
+                self._take_command(context_id, fragment, bool(control & _IS_LAST))
+            else:
+                self._take_data(context_id, fragment, bool(control & _IS_LAST))
+            at += 4 + length
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether nothing has come of a message that is not complete."""
+        return self._arrival is None and self._other_bytes is None and not self._command
+
+    def abandon(self) -> None:
+        """Leave nothing behind of an object that was not complete."""
+        if self._arrival is not None:
+            self._arrival.discard()
+
+    def _take_command(self, context_id: int, fragment: memoryview, is_last: bool) -> None:
+        if self._arrival is not None or self._other_bytes is not None:
+            raise ProtocolViolation("a command comes in the midst of a data set")
+        if self._command and context_id != self._context_id:
+            raise ProtocolViolation("a message changes its presentation context")
+        if len(self._command) + len(fragment) > _LONGEST_COMMAND_SET_BYTES:
+            raise LimitExceeded("a command set is too long")
+        self._context_id = context_id
+        self._command += fragment
+        if is_last:
+            encoded, self._command = bytes(self._command), bytearray()
+            self._begin(encoded, read_command_set(encoded))
+
+    def _begin(self, encoded: bytes, command: CommandSet) -> None:
+        field = command.command_field
+        if field == C_STORE_RQ:
+            self._request = command
+            self._arrival = self._sink.begin_store(command, self._context_id)
+            if not command.has_data_set:
+                self._end_store()
+        elif field in (C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RSP):
+            self._other_bytes = 0 if command.has_data_set else None
+            self._sink.hand_on(self._context_id, bytes([_IS_COMMAND | _IS_LAST]) + encoded)
+        elif field & RESPONSE_BIT:
+            raise ProtocolViolation("a response comes that nothing was asked for")
+        elif field != C_CANCEL_RQ:  # of what is answered here nothing lasts long enough to be cancelled
+            if command.has_data_set:
+                raise ProtocolViolation("a request comes for a service that was not agreed upon")
+            self._sink.send(response_pdu(command, self._context_id, UNRECOGNIZED_OPERATION))
+
+    def _take_data(self, context_id: int, fragment: memoryview, is_last: bool) -> None:
+        if self._arrival is None and self._other_bytes is None:
+            raise ProtocolViolation("a data set comes without a command")
+        if context_id != self._context_id:
+            raise ProtocolViolation("a message changes its presentation context")
+        if self._arrival is not None:
+            self._arrival.write(fragment)
+            if self._arrival.size_bytes > self._limits.max_object_bytes:
+                raise LimitExceeded("an object is larger than this node accepts")
+            if is_last:
+                self._end_store()
+        elif self._other_bytes is not None:
+            self._other_bytes += len(fragment)
+            if self._other_bytes > _LONGEST_OTHER_DATA_SET_BYTES:
+                raise LimitExceeded("a message is too long")
+            self._sink.hand_on(context_id, bytes([_IS_LAST if is_last else 0]) + fragment)
+            if is_last:
+                self._other_bytes = None
+
+    def _end_store(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        assert arrival is not None
+        assert self._request is not None
+        self._sink.end_store(self._request, self._context_id, arrival)

@@ -1,0 +1,101 @@
+"""Receiving as the settings say: the receiving processes and the intake that writes their rows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ich_node.database.engine import Database
+from ich_node.intake import Intake
+from ich_node.receive.ledger import PeerLedger
+from ich_node.receive.listener import Endpoint
+from ich_node.receive.processes import ReceivingProcesses, default_processes
+from ich_node.receive.received import ReceivedInstance
+from ich_node.receive.receiving_process import KeepOut, ScpOptions
+from ich_node.receive.spool import Spool
+from ich_node.receive.tls_files import TlsFiles
+from ich_node.receive.waiting import HandedOn
+from ich_node.receiver_terms import limits, peers
+from ich_node.settings import ReceiverSettings, Settings
+
+_LOG = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+
+
+@contextmanager
+def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingProcesses]:
+    """Receive from now on, after the rows of whatever the spool holds have been made good.
+
+    Raises
+    ------
+    ConfigurationError
+        An address cannot be listened on, or the files of TLS do not fit.
+    """
+    intake = Intake(settings, database, Spool(settings.spool_dir))
+    ledger = PeerLedger(settings.receiver.max_peer_gib_per_day * 2**30)
+
+    def hand_on(what: HandedOn) -> None:
+        if isinstance(what, ReceivedInstance):
+            ledger.add(what.source_ae_title, what.spooled.size_bytes)
+        intake.put(what)
+
+    receiving = ReceivingProcesses(
+        scp_options(settings),
+        endpoints(settings.receiver),
+        processes=settings.receiver.processes or default_processes(),
+        on_handed_on=hand_on,
+        on_loss=intake.look_again,
+    )
+    stopped = threading.Event()
+    watcher = threading.Thread(
+        target=_keep_out, args=(receiving, intake, ledger, stopped), name="shares", daemon=True
+    )
+    intake.rebuild()
+    with intake:
+        try:
+            receiving.start()
+            watcher.start()
+            yield receiving
+        finally:
+            stopped.set()
+            receiving.stop()
+
+
+def scp_options(settings: Settings) -> ScpOptions:
+    """What the receiving processes are told."""
+    tls = settings.receiver.tls
+    files = TlsFiles(certificate=Path(tls.certificate), key=Path(tls.key), ca=Path(tls.ca))
+    return ScpOptions(
+        ae_title=settings.receiver.ae_title,
+        spool_dir=settings.spool_dir,
+        commitment_dir=settings.commitment_dir,
+        limits=limits(settings.receiver),
+        peers=peers(settings),
+        min_free_bytes=int(settings.disk.min_free_gib * 2**30),
+        tls=files if tls.certificate else None,
+    )
+
+
+def endpoints(receiver: ReceiverSettings) -> list[Endpoint]:
+    """Where to listen."""
+    listed = []
+    if not receiver.tls.only:
+        listed.append(Endpoint(host=receiver.host, port=receiver.port))
+    if receiver.tls.certificate:
+        listed.append(Endpoint(host=receiver.host, port=receiver.tls.port, tls=True))
+    return listed
+
+
+def _keep_out(
+    receiving: ReceivingProcesses, intake: Intake, ledger: PeerLedger, stopped: threading.Event
+) -> None:
+    spent: frozenset[str] = frozenset()
+    while not stopped.wait(_LOOK_SECONDS):
+        before, spent = spent, ledger.spent()
+        for ae_title in spent - before:
+            _LOG.warning("%r has brought more than receiver.max_peer_gib_per_day: no more is taken", ae_title)
+        receiving.keep_out(KeepOut(full_studies=intake.full_studies(), spent_peers=spent))
