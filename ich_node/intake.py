@@ -17,6 +17,7 @@ from ich_node.database.receipt import Receipt
 from ich_node.database.study_sizes import StudySizes
 from ich_node.due_series import DueSeries
 from ich_node.errors import IchNodeError, TransientError
+from ich_node.receive.priority import yield_to_receiving
 from ich_node.receive.received import (
     AssociationSummary,
     RebuildSummary,
@@ -189,6 +190,7 @@ class Intake:
         return self._rows_missing.is_set() or self._rebuilding.locked()
 
     def _keep_recording(self) -> None:
+        yield_to_receiving()
         while batch := self._line.take():
             try:
                 # Nobody waits for a database that is away: the next start makes the rows from the spool.

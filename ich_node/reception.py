@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Iterator
@@ -58,6 +59,8 @@ def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingP
     with intake:
         try:
             receiving.start()
+            gc.collect()
+            gc.freeze()  # what the start has left is not looked through again and again
             watcher.start()
             yield receiving
         finally:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from ich_node.receive.header import (
-    FIRST_TAG,
-    HEADER_TAGS,
-    LAST_TAG,
-    ends_header,
-    header_from_dataset,
-    promises_pixel_data,
-)
+from ich_node.receive.header import FIRST_TAG, StopWhen, header_from_dataset, read_bounded
 from ich_node.receive.header_scan import HeaderCache, ScannedHeader, scan
 from ich_node.receive.header_values import LONGEST_VALUE_BYTES, Elements
 from ich_node.receive.limits import is_valid_uid
@@ -32,10 +24,6 @@ _UID_TAGS = {
     keyword: Tag(keyword)
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 }
-_MOST_READS = 300_000
-"""pydicom reads one to three times for an element or item. So many take some seconds and 100 MiB."""
-_MOST_BYTES = 2**26
-"""Of values that are no longer than that, of items, and of element headers."""
 _PARSING = threading.Lock()
 """One such header at a time in a process."""
 
@@ -165,30 +153,6 @@ def examine(request: StoreRequest, data_set: BinaryIO) -> Examined:
     return _judge(request, dataset, has_pixel_data)
 
 
-class _TooLong(Exception):
-    """A part of a data set is built of more pieces than is allowed."""
-
-
-class _Bounded:
-    """A data set of which only so many pieces, and so many bytes, can be read.
-
-    An empty item takes 8 bytes of a data set and some 600 of memory: a header of many is built to hurt. So is
-    one with a huge value in an item, which pydicom loads.
-    """
-
-    def __init__(self, data_set: BinaryIO) -> None:
-        self._data_set = data_set
-        self._reads = self._bytes = 0
-        self.seek, self.tell = data_set.seek, data_set.tell
-
-    def read(self, size: int, /) -> bytes:
-        self._reads += 1
-        self._bytes += size
-        if self._reads > _MOST_READS or self._bytes > _MOST_BYTES:
-            raise _TooLong
-        return self._data_set.read(size)
-
-
 def _judge(request: StoreRequest, dataset: Elements, has_pixel_data: bool) -> Examined:
     try:
         own_class, own_instance = _uid(dataset, "SOPClassUID"), _uid(dataset, "SOPInstanceUID")
@@ -216,48 +180,23 @@ def _judge(request: StoreRequest, dataset: Elements, has_pixel_data: bool) -> Ex
 
 
 def _parse(data_set: BinaryIO, transfer_syntax: UID) -> tuple[Dataset, bool]:
-    """Read the header; whether there is pixel data.
+    """Read the header; whether there is pixel data."""
 
-    What stands between the header and the pixel data is only passed over. Where that is too long to be (the
-    contours of a radiotherapy structure set have a hundred thousand items), pixel data is assumed, so that an
-    image is never taken for something else.
-    """
-    dataset, stopped_at = _read_until(
-        data_set, transfer_syntax, lambda tag: tag > LAST_TAG or ends_header(tag)
-    )
+    def read(bounded: BinaryIO, stop_when: StopWhen) -> Dataset:
+        return read_dataset(
+            bounded,
+            transfer_syntax.is_implicit_VR,
+            transfer_syntax.is_little_endian,
+            stop_when=stop_when,
+            defer_size=LONGEST_VALUE_BYTES,
+        )
+
+    dataset, has_pixel_data = read_bounded(data_set, read)
     if any(tag < FIRST_TAG for tag in dataset.keys()):  # noqa: SIM118 - not its elements, which are converted
         raise ValueError("elements of a command set or of File Meta Information")
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = transfer_syntax
-    if stopped_at is not None and not ends_header(stopped_at[0]):
-        try:
-            rest, stopped_at = _read_until(data_set, transfer_syntax, ends_header)
-        except _TooLong:
-            return dataset, True
-        # What stands there although tags are to ascend is read from the file too, when its header is read again.
-        dataset.update({tag: element for tag, element in rest.items() if tag in HEADER_TAGS})
-    return dataset, stopped_at is not None and promises_pixel_data(*stopped_at)
-
-
-def _read_until(
-    data_set: BinaryIO, transfer_syntax: UID, is_end: Callable[[int], bool]
-) -> tuple[Dataset, tuple[int, int] | None]:
-    """Read elements up to one, with its tag and length; None where there is no such element."""
-    stopped_at: list[tuple[int, int]] = []
-
-    def stop_when(tag: int, _vr: str | None, length: int) -> bool:
-        if is_end(tag):
-            stopped_at.append((tag, length))
-        return bool(stopped_at)
-
-    dataset = read_dataset(
-        cast(BinaryIO, _Bounded(data_set)),
-        transfer_syntax.is_implicit_VR,
-        transfer_syntax.is_little_endian,
-        stop_when=stop_when,
-        defer_size=LONGEST_VALUE_BYTES,
-    )
-    return dataset, stopped_at[0] if stopped_at else None
+    return dataset, has_pixel_data
 
 
 def _uid(dataset: Elements, keyword: str) -> str:

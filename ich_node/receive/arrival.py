@@ -1,6 +1,6 @@
 """One object on its way from a sender into the spool, whichever way it comes (C-STORE or STOW-RS).
 
-Its bytes go straight to disk; its header is examined while the disk is busy with them. What is refused early is
+Its bytes go straight to disk; its header is examined when all have come. What is refused early is
 not written any further, and the sender learns why when all of it has been taken from the connection.
 """
 
@@ -69,6 +69,8 @@ class Arrival:
         As in `ReceivedInstance`.
     writer
         One of the spool that was opened in advance; it is used up.
+    eager
+        Let the disk begin with each piece while the next comes: less to wait for at the end, but more work.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Arrival:
         source_ae_title: str,
         association_id: str,
         writer: SpoolWriter | None = None,
+        eager: bool = False,
     ) -> None:
         self._spool = spool
         self._gate = gate
@@ -89,6 +92,7 @@ class Arrival:
         self._refusal: Refusal | None = None
         self._fault: Exception | None = None
         self._writer = writer
+        self._eager = eager
         self._beginning = bytearray()
         self._stored: tuple[SpooledObject, Examined] | None = None
         self.size_bytes = 0
@@ -112,6 +116,8 @@ class Arrival:
                 self._beginning += fragment[: _BEGINNING_BYTES - len(self._beginning)]
             assert self._writer is not None
             self._writer.write(fragment)
+            if self._eager:
+                self._writer.start_writeback()
         except OSError as error:
             self.refuse(_no_room(error))
         except Exception as error:  # its sender is still talking, and is answered when it has finished
@@ -136,7 +142,6 @@ class Arrival:
                 raise self._fault or self._refusal
             if self._writer is None or self.size_bytes == 0:
                 raise Refusal(StorageStatus.CANNOT_UNDERSTAND, "data set is empty")
-            self._writer.start_writeback()
             examined = self._examine(self._writer)
             self._gate.check_study(examined.study_instance_uid)
             self._stored = self._writer.commit(), examined

@@ -87,6 +87,21 @@ def read_command_set(encoded: bytes) -> CommandSet:
     )
 
 
+def without_message_id(encoded: bytes) -> bytes:
+    """Take Message ID out of a command set that `read_command_set` has read: an answer has none.
+
+    pynetdicom takes an answer that has one for a request, and serves it in a thread of its own.
+    """
+    kept, at = [], 0
+    while at < len(encoded):
+        _, element, length = _ELEMENT.unpack_from(encoded, at)
+        after = at + _ELEMENT.size + length
+        if element != _MESSAGE_ID:
+            kept.append(encoded[at:after])
+        at = after
+    return b"".join(kept)
+
+
 def response_pdu(request: CommandSet, context_id: int, status: int, comment: str = "") -> bytes:
     """Encode the answer to a request that has no data set in its answer, as one P-DATA-TF PDU (PS3.8 9.3.5).
 

@@ -8,13 +8,14 @@ frame is left to `ich_node.receive.frames`, so that a header costs the same for 
 from __future__ import annotations
 
 import dataclasses
+import io
 import struct
 import warnings
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias, cast
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
@@ -32,6 +33,10 @@ MAX_INFLATED_BYTES = 256 * 2**20
 
 FIRST_TAG = 0x00080000
 """A data set holds nothing before it (PS3.5 section 7.1): that would be read as part of the file's own header."""
+_MOST_READS = 300_000
+"""pydicom reads one to three times for an element or item. So many take some seconds and 100 MiB."""
+_MOST_BYTES = 2**26
+"""Of values that are no longer than that, of items, and of element headers."""
 _PIXEL_DATA_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _PIXEL_DATA_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _FIRST_PIXEL_GROUP_TAG = 0x7FE00000
@@ -75,6 +80,8 @@ _TAG_LIST: list[Any] = [tag_of(keyword) for keyword in _KEYWORDS]
 HEADER_TAGS = frozenset(_TAG_LIST)
 """What `header_from_dataset` looks at."""
 LAST_TAG = max(HEADER_TAGS)
+StopWhen: TypeAlias = Callable[[BaseTag, str | None, int], bool]
+"""Whether pydicom reads no further, by an element's tag, VR and length."""
 _LONG_VRS = (b"OB", b"OW", b"SQ", b"UN", b"UT")
 
 
@@ -99,18 +106,11 @@ def read_header(path: Path) -> tuple[Instance, StudyHeader]:
         ``MISSING_ATTRIBUTE`` where the identity is missing; ``TOO_LARGE`` where a Deflated dataset grows too
         far.
     """
-    stopped_at: list[tuple[int, int]] = []
-
-    def at_pixel_data(tag: int, _vr: str | None, length: int) -> bool:
-        if not ends_header(tag):
-            return False
-        stopped_at.append((tag, length))
-        return True
-
     with path.open("rb") as file:
         refuse_inflation(file.read(1024), path)
         try:
-            dataset = _read(file, at_pixel_data)
+            file.seek(0)
+            dataset, has_pixel_data = read_bounded(file, _read)
         except Exception as error:
             # pydicom raises whatever the damage leads to: struct.error, EOFError, zlib.error, ...
             raise StudyRejected(
@@ -118,8 +118,6 @@ def read_header(path: Path) -> tuple[Instance, StudyHeader]:
                 f"The file is not a readable DICOM file ({type(error).__name__}).",
             ) from error
     instance, study = header_from_dataset(dataset, path)
-    # An element of undefined length (encapsulated) has length 0xFFFFFFFF here.
-    has_pixel_data = any(promises_pixel_data(tag, length) for tag, length in stopped_at)
     return dataclasses.replace(instance, has_pixel_data=has_pixel_data), study
 
 
@@ -131,6 +129,75 @@ def ends_header(tag: int) -> bool:
 def promises_pixel_data(tag: int, length: int) -> bool:
     """Whether the element that ended a header says that there are pixels; an undefined length is 0xFFFFFFFF."""
     return (tag in _PIXEL_DATA_TAGS and length > 0) or tag in _FUNCTIONAL_GROUPS_TAGS
+
+
+class _TooLong(Exception):
+    """A header is built of more pieces than is allowed."""
+
+
+class _Bounded:
+    """A data set of which only so many pieces, and so many bytes, can be read.
+
+    An empty item takes 8 bytes of a data set and some 600 of memory: a header of many is built to hurt. So is
+    one with a huge value in an item, which pydicom loads.
+    """
+
+    def __init__(self, data_set: BinaryIO) -> None:
+        self._data_set = data_set
+        self._reads = self._bytes = 0
+        self.seek, self.tell = data_set.seek, data_set.tell
+        at = data_set.tell()
+        self._end = data_set.seek(0, io.SEEK_END)
+        data_set.seek(at)
+
+    def read(self, size: int = -1, /) -> bytes:
+        rest = max(0, self._end - self._data_set.tell())  # a length that is damaged claims more
+        wanted = rest if size < 0 else min(size, rest)
+        self._reads += 1
+        self._bytes += wanted
+        if self._reads > _MOST_READS or self._bytes > _MOST_BYTES:
+            raise _TooLong
+        return self._data_set.read(wanted)
+
+
+def read_bounded(data_set: BinaryIO, read: Callable[[BinaryIO, StopWhen], Dataset]) -> tuple[Dataset, bool]:
+    """Read a header in bounded memory.
+
+    What stands between the header and the pixel data is only passed over. Where that is too long to be (the
+    contours of a radiotherapy structure set have a hundred thousand items), pixel data is assumed, so that an
+    image is never taken for something else.
+
+    Parameters
+    ----------
+    data_set
+        At its beginning.
+    read
+        Reads it with pydicom.
+
+    Returns
+    -------
+    tuple of Dataset and bool
+        With whether there is pixel data.
+    """
+    began = data_set.tell()
+    stopped_at: list[tuple[int, int]] = []
+
+    def until(is_end: Callable[[int], bool]) -> StopWhen:
+        def stop_when(tag: int, _vr: str | None, length: int) -> bool:
+            if is_end(tag):
+                stopped_at.append((tag, length))
+                return True
+            return False
+
+        return stop_when
+
+    try:
+        dataset = read(cast(BinaryIO, _Bounded(data_set)), until(ends_header))
+    except _TooLong:
+        data_set.seek(began)
+        return read(cast(BinaryIO, _Bounded(data_set)), until(lambda tag: tag > LAST_TAG)), True
+    # An element of undefined length (encapsulated) has length 0xFFFFFFFF here.
+    return dataset, bool(stopped_at) and promises_pixel_data(*stopped_at[-1])
 
 
 def header_from_dataset(dataset: Elements, path: Path) -> tuple[Instance, StudyHeader]:
@@ -205,7 +272,7 @@ def header_from_dataset(dataset: Elements, path: Path) -> tuple[Instance, StudyH
     return instance, study
 
 
-def _read(file: BinaryIO, stop_when: Callable[[BaseTag, str | None, int], bool]) -> Dataset:
+def _read(file: BinaryIO, stop_when: StopWhen) -> Dataset:
     file.seek(0)
     try:
         return read_partial(file, stop_when=stop_when, specific_tags=_TAG_LIST)

@@ -22,6 +22,7 @@ from ich_node.receive.command_set import (
     CommandSet,
     read_command_set,
     response_pdu,
+    without_message_id,
 )
 from ich_node.receive.limits import Limits
 from ich_node.receive.paced_connection import LimitExceeded, ProtocolViolation
@@ -130,6 +131,8 @@ class MessageReader:
                 self._end_store()
         elif field in (C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RSP):
             self._other_bytes = 0 if command.has_data_set else None
+            if field == N_EVENT_REPORT_RSP:
+                encoded = without_message_id(encoded)
             self._sink.hand_on(self._context_id, bytes([_IS_COMMAND | _IS_LAST]) + encoded)
         elif field & RESPONSE_BIT:
             raise ProtocolViolation("a response comes that nothing was asked for")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import queue
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from typing import TypeAlias
 
 from ich_node.errors import ConfigurationError
 from ich_node.receive.listener import Endpoint, Listener
+from ich_node.receive.priority import yield_to_receiving
 from ich_node.receive.received import AssociationSummary, ReceivedInstance, log_without_values
 from ich_node.receive.receiving_process import OVER_TLS, PLAIN, KeepOut, ScpOptions
 from ich_node.receive.register import AssociationRegister
@@ -30,6 +33,8 @@ HandedOn: TypeAlias = ReceivedInstance | AssociationSummary
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _RESTART_SECONDS = 1.0
+_WAITING_MESSAGES = 2000
+"""A process that has said so many things that nobody had time for waits before it takes more."""
 _LONGEST_RESTART_SECONDS = 30.0
 
 
@@ -222,27 +227,38 @@ class _Child:
     def _live(self) -> None:
         """Start a process and pass on what it says, until it has ended."""
         channel, process = self._spawn()
-        open_associations: dict[str, ReceivedInstance] = {}
+        said: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
+        listener = threading.Thread(target=self._obey, args=(said,), name=f"{self._name}-rows", daemon=True)
+        listener.start()
         try:
             while True:
-                message: HandedOn | None = channel.recv()
-                if message is None:
-                    self._ready.set()
-                elif isinstance(message, ReceivedInstance):
-                    open_associations[message.association_id] = message
-                    self._pass_on(message)
-                else:
-                    open_associations.pop(message.association_id, None)
-                    self._pass_on(message)
+                said.put(channel.recv_bytes())
         except (EOFError, OSError):
             pass
         finally:
+            said.put(None)
             self.end()
             with self._guard:
                 channel.close()
                 self._channel = None
             process.wait()
             self._owner._register.release_all(process.pid)
+        listener.join()
+
+    def _obey(self, said: queue.Queue[bytes | None]) -> None:
+        """Pass on what a process says, behind those that receive: what is said is safe on disk."""
+        yield_to_receiving()
+        open_associations: dict[str, ReceivedInstance] = {}
+        while (encoded := said.get()) is not None:
+            message: HandedOn | None = pickle.loads(encoded)  # of our own process
+            if message is None:
+                self._ready.set()
+            elif isinstance(message, ReceivedInstance):
+                open_associations[message.association_id] = message
+                self._pass_on(message)
+            else:
+                open_associations.pop(message.association_id, None)
+                self._pass_on(message)
         for association_id, last in open_associations.items():
             self._pass_on(_abandoned(association_id, last))
 

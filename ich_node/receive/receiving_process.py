@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import logging
 import signal
 import socket
@@ -123,6 +124,8 @@ def _serve(channel: Connection, connections_descriptor: int, register_descriptor
     reporter = options.reporter(scp)
     reporter.start()
     threading.Thread(target=_obey, args=(channel, gate), daemon=True).start()
+    gc.collect()
+    gc.freeze()  # what the start has left, pydicom's dictionary above all, is not looked through again and again
     with socket.socket(fileno=connections_descriptor) as connections:
         messages.send(None)  # ready
         while True:

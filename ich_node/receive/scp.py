@@ -196,6 +196,7 @@ class StorageScp:
             source_ae_title=str(association.requestor.ae_title).strip(),
             association_id=state.association_id,
             writer=writer,
+            eager=len(self._open) == 1,  # with others, their work fills the time that this one waits
         )
         if association.received_bytes >= self._limits.max_association_bytes:
             arrival.refuse(

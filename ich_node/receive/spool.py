@@ -209,6 +209,7 @@ class SpoolWriter:
         self._has_header = False
         self.size_bytes = 0
         """Of the data set so far."""
+        self._begun = 0
         self._descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             # Tells a file that is being written from one whose process died; the kernel drops it with the
@@ -255,8 +256,9 @@ class SpoolWriter:
         return file
 
     def start_writeback(self) -> None:
-        """Let the disk begin, while there is something else to do before `commit`."""
-        _sync_file_range(self._descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
+        """Let the disk begin with what was written since, and do not wait for it."""
+        _sync_file_range(self._descriptor, self._begun, 0, _SYNC_FILE_RANGE_WRITE)
+        self._begun = self.size_bytes
 
     def commit(self) -> SpooledObject:
         """Make the object durable under its name; when this returns, it survives a power cut.

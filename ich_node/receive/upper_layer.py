@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -24,7 +23,6 @@ from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import N_ACTION
 from pynetdicom.dul import DULServiceProvider
-from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
@@ -141,12 +139,8 @@ class _UpperLayer(DULServiceProvider):
 
     def run_events(self) -> None:
         """Let the state machine act on everything that has happened, until the connection is closed."""
-        while not self._kill_thread:
-            try:
-                event = self.event_queue.get(block=False)
-            except queue.Empty:
-                return
-            self.state_machine.do_action(event)
+        while self.event_queue.queue and not self._kill_thread:  # only this thread takes from it
+            self.state_machine.do_action(self.event_queue.get(block=False))
 
     def step(self, wait_s: float) -> None:
         """Read one PDU and act on it.
@@ -278,8 +272,7 @@ class StorageAssociation(Association):
             self.dul.run_events()
             self.run_reactor()
         except Exception as error:
-            if not isinstance(error, InvalidEventError):  # that one pynetdicom has logged
-                log_without_values(_LOG, "an association failed", error)
+            log_without_values(_LOG, "an association failed", error)
             self._give_up()
         finally:
             self._messages.abandon()
@@ -331,8 +324,14 @@ class StorageAssociation(Association):
         primitive.presentation_data_value_list = [values]
         try:
             self.dimse.receive_primitive(primitive)
+            is_damaged = (
+                not self.dul.event_queue.empty()
+            )  # it aborts by itself, and what comes next would too
+            self.dul.event_queue.queue.clear()
         except Exception:  # pynetdicom raises whatever the damage leads to
-            raise ProtocolViolation("a message cannot be decoded") from None
+            is_damaged = True
+        if is_damaged:
+            raise ProtocolViolation("a message cannot be decoded")
 
     def send(self, pdu: bytes) -> None:
         """Send a PDU past the state machine, which it does not concern."""
@@ -345,13 +344,14 @@ class StorageAssociation(Association):
         self._socket.paced.begin_message()
         while not self._kill:
             context_id, message = self.dimse.get_msg()
-            if message is not None:
+            is_open = self.dul.state_machine.current_state == IN_TRANSFER
+            if message is not None and is_open:  # it may have come in one PDU with what ended the association
                 self._serve(message, cast(int, context_id))
             elif self.acse.is_release_requested():
                 self.acse.send_release(is_response=True)
                 self.is_released, self.is_established = True, False
                 return
-            elif self.acse.is_aborted() or self.dul.state_machine.current_state != IN_TRANSFER:
+            elif self.acse.is_aborted() or not is_open:
                 self.is_aborted, self.is_established = True, False
                 return
             else:
@@ -378,8 +378,20 @@ class StorageAssociation(Association):
             return
         try:
             self.dul.step(self.limits.network_timeout_s)
+            while not self._has_news():
+                self.dul.step(self.limits.network_timeout_s)
         except Silent:
             self._abort_because("it is idle")
+
+    def _has_news(self) -> bool:
+        """Whether there is something else to do than to read on; cheap, as it is asked after each PDU."""
+        return bool(
+            self.dimse.msg_queue.queue
+            or self.dul.to_user_queue.queue
+            or self.dul.state_machine.current_state != IN_TRANSFER
+            or self._kill
+            or self.is_interrupted
+        )
 
     def _give_up(self) -> None:
         """Abort past the state machine, which cannot be relied on any more."""

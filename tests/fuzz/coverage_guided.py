@@ -63,7 +63,7 @@ def main() -> int:
         f"-seed={options.seed}",
         f"-max_total_time={int(60 * options.minutes)}",
         "-max_len=65536",
-        "-timeout=60",
+        "-timeout=600",
         f"-artifact_prefix={options.findings}/{options.target}-",
         str(options.corpus / options.target),
         str(FOLDER / options.target),
