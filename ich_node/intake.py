@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Self
@@ -63,6 +63,8 @@ class Intake:
         self._recording = threading.Lock()  # one transaction at a time; guards the sizes
         self._sizes = StudySizes(int(settings.receiver.max_study_gib * 2**30))
         self._rebuilding = threading.Lock()
+        self.is_behind: Callable[[], bool] = lambda: False
+        """Whether objects have been acknowledged that were not put yet; set by whoever knows."""
         self._rows_missing = threading.Event()
         self._rows_missing.set()  # of what came before this start; nobody knows until `rebuild` has looked
         self._due = DueSeries(settings.receiver, database, rows_missing=self._may_miss_rows)
@@ -177,7 +179,7 @@ class Intake:
         record_found()
         if self._away:
             raise TransientError("the database did not answer while rows were made from the spool")
-        if failed:
+        if failed or summary.failed:  # one that cannot be read now may be readable later
             self._odd_objects.lengthen()
         else:
             self._odd_objects.end()
@@ -187,7 +189,7 @@ class Intake:
         return self._stopping.is_set() or self._away
 
     def _may_miss_rows(self) -> bool:
-        return self._rows_missing.is_set() or self._rebuilding.locked()
+        return self._rows_missing.is_set() or self._rebuilding.locked() or self._odd_objects.has_failed
 
     def _keep_recording(self) -> None:
         yield_to_receiving()
@@ -211,7 +213,11 @@ class Intake:
                 if one.unrecorded:
                     self.look_again()
                 self._due.end(one)
-        self._due.decide()
+        self._decide()
+
+    def _decide(self) -> None:
+        if not self.is_behind():  # what waits may belong to a series whose association has ended
+            self._due.decide()
 
     def _record_all(self, received: Iterable[ReceivedInstance], *, from_spool: bool = False) -> list[str]:
         """Record objects of any studies; gives the names of those that were not."""
@@ -269,8 +275,11 @@ class Intake:
         sizes_asked_s = time.monotonic()
         while True:
             self.mend()
-            self._due.decide()
-            self._due.forget_silent()
+            try:
+                self._decide()
+                self._due.forget_silent()
+            except Exception as error:  # the thread's one boundary: what is missing is mended all the same
+                log_without_values(logger, "the ends of associations have no effect", error)
             if time.monotonic() - sizes_asked_s > _ASK_SIZES_SECONDS:
                 self._ask_sizes()
                 sizes_asked_s = time.monotonic()

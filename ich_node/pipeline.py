@@ -234,7 +234,7 @@ def _open_object(path: Path) -> tuple[Instance, ...]:
 
 def _content_sha256(claim: StudyClaim, series: Series) -> str:
     claimed = next(c for c in claim.series if c.series_instance_uid == series.series_instance_uid)
-    return hashlib.sha256("".join(sorted(claimed.content_sha256s)).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(claimed.content_hashes)).encode()).hexdigest()
 
 
 def _still_holds(earlier: EarlierReading | None, content: str, algorithm: AlgorithmIdentification) -> bool:

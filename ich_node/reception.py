@@ -29,7 +29,7 @@ _LOOK_SECONDS = 1.0
 
 @contextmanager
 def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingProcesses]:
-    """Receive from now on, after the rows of whatever the spool holds have been made good.
+    """Receive from now on; the rows of whatever the spool holds without them are made good meanwhile.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingP
     watcher = threading.Thread(
         target=_keep_out, args=(receiving, intake, ledger, stopped), name="shares", daemon=True
     )
-    intake.rebuild()
+    intake.is_behind = receiving.is_behind
     with intake:
         try:
             receiving.start()

@@ -89,7 +89,9 @@ class ReceiverSettings(Section):
     max_object_mib: int = _setting(2048, "largest object", "MiB", ge=1, le=65536)
     max_association_gib: float = _setting(64.0, "most that one association may bring", "GiB", gt=0)
     max_study_gib: float = _setting(64.0, "most that one study may hold", "GiB", gt=0)
-    max_peer_gib_per_day: float = _setting(1024.0, "most that one peer may bring in 24 hours", "GiB", gt=0)
+    max_peer_gib_per_day: float = _setting(
+        1024.0, "most that one peer may bring in 24 hours, counted anew at each start", "GiB", gt=0
+    )
     idle_seconds: float = _setting(
         60.0, "an association without traffic is aborted after this", "s", ge=1, le=3600
     )
@@ -209,6 +211,8 @@ class PeerSettings(Section):
     def _bound_to_a_certificate(self) -> Self:
         if self.tls and not self.certificate:
             raise ValueError("a peer that calls over TLS needs certificate, which binds it to its AE title")
+        if self.certificate and not self.tls:
+            raise ValueError("certificate binds a peer that calls over TLS: set tls = true as well")
         return self
 
 
@@ -262,6 +266,9 @@ class Settings(Section):
             )
         if any(peer.tls for peer in self.peers) and not self.receiver.tls.certificate:
             raise ValueError("peers: one must call over TLS, but receiver.tls.certificate is not set")
+        callers = [(peer.ae_title, peer.host) for peer in self.peers]
+        if len(set(callers)) != len(callers):
+            raise ValueError("peers: two [[peers]] have the same AE title and host")
         names = [pacs.name for pacs in self.pacs]
         if len(set(names)) != len(names):
             raise ValueError("pacs: two [[pacs]] have the same name")

@@ -107,9 +107,9 @@ class Sender:
     def received(self, number: int, *, seconds: float = 0.0, **changes: Any) -> ReceivedInstance:
         """What the receiver hands on for such an object."""
         uid = changes.pop("sop_instance_uid", f"{self.series}.{number}")
-        sha256 = changes.pop("sha256", f"sha-of-{uid}")
+        content_hash = changes.pop("content_hash", f"sha-of-{uid}")
         source_ae_title = changes.pop("source_ae_title", "CT1")
-        name = f"{sha256}.dcm"
+        name = f"{content_hash}.dcm"
         instance = Instance(
             path=Path("/nowhere"),
             sop_instance_uid=uid,
@@ -125,7 +125,9 @@ class Sender:
             series_description="head",
         )
         return ReceivedInstance(
-            spooled=SpooledObject(file_name=name, path=Path(name), size_bytes=2**33, sha256=sha256),
+            spooled=SpooledObject(
+                file_name=name, path=Path(name), size_bytes=2**33, content_hash=content_hash
+            ),
             instance=replace(instance, **changes),
             study=StudyHeader(study_instance_uid=self.study, **self.header),
             source_ae_title=source_ae_title,

@@ -83,7 +83,7 @@ def claim_of(paths: Sequence[Path]) -> StudyClaim:
                 series_instance_uid=uid,
                 revision=len(members),
                 file_names=tuple(path.name for path in members),
-                content_sha256s=tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in members),
+                content_hashes=tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in members),
             )
             for uid, members in series.items()
         ),

@@ -78,7 +78,7 @@ class StoredStudies:
                 name = f"{series_uid}.{number}"
                 received = ReceivedInstance(
                     spooled=SpooledObject(
-                        file_name=f"{name}.dcm", path=Path("unused"), size_bytes=1, sha256=name
+                        file_name=f"{name}.dcm", path=Path("unused"), size_bytes=1, content_hash=name
                     ),
                     instance=instance,
                     study=StudyHeader(study_instance_uid=study, **header),

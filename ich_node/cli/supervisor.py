@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ich_node.errors import ConfigurationError
+from ich_node.errors import ConfigurationError, TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,10 @@ _RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 15.0)
 _HEALTHY_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _PR_SET_PDEATHSIG = 1
+
+
+_WRONG_SETTINGS = 2
+"""Exit status."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +73,9 @@ class Supervisor:
         Raises
         ------
         ConfigurationError
-            A part refuses its settings, or is not ready in time.
+            A part refuses its settings.
+        TransientError
+            A part does not start, or is not ready in time.
         """
         try:
             for part in self._parts:
@@ -90,11 +96,11 @@ class Supervisor:
         while not self._stop.is_set() and not part.ready():
             code = child.process.poll()
             if code is not None:
-                raise ConfigurationError(
-                    f"the {part.name} did not start (exit status {code}); its message is above"
-                )
+                # Only settings are nothing that another try could mend (see the service's RestartPreventExitStatus).
+                refused = ConfigurationError if code == _WRONG_SETTINGS else TransientError
+                raise refused(f"the {part.name} did not start (exit status {code}); its message is above")
             if time.monotonic() > deadline:
-                raise ConfigurationError(f"the {part.name} did not answer within {ready_timeout_s:.0f} s")
+                raise TransientError(f"the {part.name} did not answer within {ready_timeout_s:.0f} s")
             self._stop.wait(0.05)
 
     def _spawn(self, part: Part) -> subprocess.Popen[bytes]:

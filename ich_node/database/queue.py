@@ -31,7 +31,7 @@ class ClaimedSeries:
     series_instance_uid: str
     revision: int
     file_names: tuple[str, ...]
-    content_sha256s: tuple[str, ...]
+    content_hashes: tuple[str, ...]
     sop_instance_uids: tuple[str, ...] = ()
     """Parallel to ``file_names``."""
     purged_instances: int = 0
@@ -257,7 +257,7 @@ def _claim(session: Session, study: StudyRow, owner: str, now: datetime) -> Stud
 
 def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
     rows = session.execute(
-        select(InstanceRow.file_name, InstanceRow.sha256, InstanceRow.sop_instance_uid)
+        select(InstanceRow.file_name, InstanceRow.content_hash, InstanceRow.sop_instance_uid)
         .where(InstanceRow.series_instance_uid == series.series_instance_uid, InstanceRow.conflict.is_(False))
         .order_by(InstanceRow.sop_instance_uid)
     ).all()
@@ -265,7 +265,7 @@ def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
         series_instance_uid=series.series_instance_uid,
         revision=series.revision,
         file_names=tuple(row.file_name for row in rows),
-        content_sha256s=tuple(row.sha256 for row in rows),
+        content_hashes=tuple(row.content_hash for row in rows),
         sop_instance_uids=tuple(row.sop_instance_uid for row in rows),
         purged_instances=series.purged_instances if len(rows) < series.purged_instances else 0,
     )

@@ -31,6 +31,10 @@ _MORE_OBJECTS = (
 )
 
 
+_ASKED_AT_ONCE = 1000
+"""Databases bound the number of values in one statement."""
+
+
 class Receipt(StrEnum):
     """What an arriving object was."""
 
@@ -121,12 +125,17 @@ def last_arrival(session: Session, series_instance_uid: str) -> datetime | None:
 
 def waiting_series(session: Session, series_instance_uids: Collection[str]) -> dict[str, str]:
     """Those of the series that no worker has looked at since their last object, each with its study's UID."""
-    rows = session.execute(
-        select(SeriesRow.series_instance_uid, SeriesRow.study_instance_uid).where(
-            SeriesRow.series_instance_uid.in_(series_instance_uids), SeriesRow.due_at.is_not(None)
+    uids = list(series_instance_uids)
+    found: dict[str, str] = {}
+    for at in range(0, len(uids), _ASKED_AT_ONCE):
+        rows = session.execute(
+            select(SeriesRow.series_instance_uid, SeriesRow.study_instance_uid).where(
+                SeriesRow.series_instance_uid.in_(uids[at : at + _ASKED_AT_ONCE]),
+                SeriesRow.due_at.is_not(None),
+            )
         )
-    )
-    return {row.series_instance_uid: row.study_instance_uid for row in rows}
+        found.update((row.series_instance_uid, row.study_instance_uid) for row in rows)
+    return found
 
 
 def set_due(session: Session, series_instance_uid: str, due_at: datetime) -> None:
@@ -329,7 +338,7 @@ def _instance_values(received: ReceivedInstance) -> dict[str, Any]:
         "orientation": _as_list(instance.image_orientation_patient),
         "file_name": spooled.file_name,
         "size_bytes": spooled.size_bytes,
-        "sha256": spooled.sha256,
+        "content_hash": spooled.content_hash,
         "source_ae_title": received.source_ae_title,
         "received_at": received.received_at,
     }

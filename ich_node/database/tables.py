@@ -171,7 +171,7 @@ class InstanceRow(Table):
 
     __tablename__ = "instance"
     __table_args__ = (
-        UniqueConstraint("sop_instance_uid", "sha256", name="instance_once"),
+        UniqueConstraint("sop_instance_uid", "content_hash", name="instance_once"),
         Index(
             "instance_without_conflict",
             "sop_instance_uid",
@@ -200,7 +200,7 @@ class InstanceRow(Table):
     file_name: Mapped[str]
     """Below the spool folder."""
     size_bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str]
+    content_hash: Mapped[str]
     source_ae_title: Mapped[str]
     received_at: Mapped[datetime]
     conflict: Mapped[bool]

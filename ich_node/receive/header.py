@@ -145,6 +145,7 @@ class _Bounded:
     def __init__(self, data_set: BinaryIO) -> None:
         self._data_set = data_set
         self._reads = self._bytes = 0
+        self.is_exhausted = False
         self.seek, self.tell = data_set.seek, data_set.tell
         at = data_set.tell()
         self._end = data_set.seek(0, io.SEEK_END)
@@ -156,6 +157,7 @@ class _Bounded:
         self._reads += 1
         self._bytes += wanted
         if self._reads > _MOST_READS or self._bytes > _MOST_BYTES:
+            self.is_exhausted = True  # for pydicom makes other errors of ours in places
             raise _TooLong
         return self._data_set.read(wanted)
 
@@ -191,9 +193,12 @@ def read_bounded(data_set: BinaryIO, read: Callable[[BinaryIO, StopWhen], Datase
 
         return stop_when
 
+    bounded = _Bounded(data_set)
     try:
-        dataset = read(cast(BinaryIO, _Bounded(data_set)), until(ends_header))
-    except _TooLong:
+        dataset = read(cast(BinaryIO, bounded), until(ends_header))
+    except Exception:
+        if not bounded.is_exhausted:
+            raise
         data_set.seek(began)
         return read(cast(BinaryIO, _Bounded(data_set)), until(lambda tag: tag > LAST_TAG)), True
     # An element of undefined length (encapsulated) has length 0xFFFFFFFF here.

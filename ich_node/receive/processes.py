@@ -33,6 +33,8 @@ HandedOn: TypeAlias = ReceivedInstance | AssociationSummary
 _START_SECONDS = 60.0
 _STOP_SECONDS = 15.0
 _RESTART_SECONDS = 1.0
+_SILENT_SECONDS = 30.0
+"""A process says every few seconds that it lives."""
 _WAITING_MESSAGES = 2000
 """A process that has said so many things that nobody had time for waits before it takes more."""
 _LONGEST_RESTART_SECONDS = 30.0
@@ -124,6 +126,10 @@ class ReceivingProcesses:
             for child in self._children:
                 child.tell(keep_out)
 
+    def is_behind(self) -> bool:
+        """Whether objects have been acknowledged that were not handed on yet."""
+        return any(child.unsaid for child in self._children)
+
     def associations(self) -> int:
         """How many are open."""
         return self._register.count()
@@ -158,12 +164,18 @@ class _Child:
         self._channel: Connection | None = None
         self._connections: socket.socket | None = None
         self._guard = threading.Lock()
+        self._said: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
 
     @property
     def process_id(self) -> int:
         """Of the process, 0 while there is none."""
         return self._process.pid if self._process else 0
+
+    @property
+    def unsaid(self) -> int:
+        """How many things it has said that were not passed on."""
+        return self._said.qsize()
 
     def start(self) -> None:
         self._thread.start()
@@ -185,12 +197,12 @@ class _Child:
             return True
 
     def tell(self, keep_out: KeepOut) -> None:
-        with self._guard:
-            if self._channel is not None:
-                try:
-                    self._channel.send(keep_out)
-                except OSError:  # it is dying; its successor is told
-                    return
+        channel = self._channel  # without the guard: one that hangs must not hold up the others
+        if channel is not None:
+            try:
+                channel.send(keep_out)
+            except OSError:  # it is dying; its successor is told
+                return
 
     def end(self) -> None:
         with self._guard:
@@ -212,7 +224,10 @@ class _Child:
         pause = _RESTART_SECONDS
         while not self._owner._stopping.is_set():
             began = time.monotonic()
-            self._live()
+            try:
+                self._live()
+            except Exception as error:  # out of processes or memory, for example: it is tried again
+                log_without_values(_LOG, f"{self._name} could not be started", error)
             if self._owner._stopping.is_set():
                 return
             _LOG.error("%s has died and is started again", self._name)
@@ -227,12 +242,14 @@ class _Child:
     def _live(self) -> None:
         """Start a process and pass on what it says, until it has ended."""
         channel, process = self._spawn()
-        said: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
+        said = self._said = queue.Queue(_WAITING_MESSAGES)
         listener = threading.Thread(target=self._obey, args=(said,), name=f"{self._name}-rows", daemon=True)
         listener.start()
         try:
-            while True:
+            while channel.poll(_SILENT_SECONDS):
                 said.put(channel.recv_bytes())
+            _LOG.error("%s hangs and is killed", self._name)
+            process.kill()
         except (EOFError, OSError):
             pass
         finally:
@@ -252,7 +269,7 @@ class _Child:
         while (encoded := said.get()) is not None:
             message: HandedOn | None = pickle.loads(encoded)  # of our own process
             if message is None:
-                self._ready.set()
+                self._ready.set()  # and then from time to time: it lives
             elif isinstance(message, ReceivedInstance):
                 open_associations[message.association_id] = message
                 self._pass_on(message)

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +33,7 @@ from ich_node.receive.tls import ServerIdentity, TlsFiles, client_context
 _LOG = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_BEAT_SECONDS = 5.0
 OVER_TLS, PLAIN = b"T", b"P"
 """Come with each connection."""
 
@@ -127,9 +129,17 @@ def _serve(channel: Connection, connections_descriptor: int, register_descriptor
     gc.collect()
     gc.freeze()  # what the start has left, pydicom's dictionary above all, is not looked through again and again
     with socket.socket(fileno=connections_descriptor) as connections:
+        connections.settimeout(_BEAT_SECONDS)
         messages.send(None)  # ready
+        said_s = time.monotonic()
         while True:
-            how, descriptors, _, _ = socket.recv_fds(connections, 1, 1)
+            if time.monotonic() - said_s >= _BEAT_SECONDS:
+                messages.send(None)  # alive
+                said_s = time.monotonic()
+            try:
+                how, descriptors, _, _ = socket.recv_fds(connections, 1, 1)
+            except TimeoutError:
+                continue
             if not how:
                 break
             for descriptor in descriptors:

@@ -30,6 +30,7 @@ from ich_node.receive.commitment import CommitmentDesk
 from ich_node.receive.commitment_association import CommitmentProvider
 from ich_node.receive.commitment_request import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
 from ich_node.receive.limits import AllowedPeer, Limits, find_peer
+from ich_node.receive.opening import OpeningConnections
 from ich_node.receive.received import AssociationSummary, ReceivedInstance, log_without_values
 from ich_node.receive.register import AssociationRegister
 from ich_node.receive.spool import Spool, SpoolWriter
@@ -64,6 +65,8 @@ class _Open:
     """A connection that is being served. Only its own thread changes it."""
 
     association_id: str
+    accepted: socket.socket
+    """As it was accepted, before its TLS handshake where it has one."""
     place: int | None = None
     """In the register, once its caller is known."""
     arrival: Arrival | None = None
@@ -133,6 +136,7 @@ class StorageScp:
         self._contexts = self._entity.supported_contexts
         self._open: dict[StorageAssociation, _Open] = {}
         self._connections = 0
+        self._opening = OpeningConnections(self._limits.max_opening_per_host)
         self._stopping = False
         self._changed = threading.Condition()
 
@@ -267,12 +271,13 @@ class StorageScp:
                 self._changed.notify_all()
 
     def _run(self, connection: socket.socket, over_tls: bool) -> None:
-        host = ""
+        host, accepted = "", connection
         try:
             host = str(connection.getpeername()[0])
+            self._opening.add(accepted, host)
             if over_tls:
                 connection = self._secured(connection)
-            self._associate(connection)
+            self._associate(connection, accepted)
         except TlsRefused as refused:
             _LOG.warning("refused a connection over TLS from %s: %s", host, refused)
         except OSError:  # gone before it began
@@ -282,6 +287,7 @@ class StorageScp:
         finally:
             with contextlib.suppress(OSError):
                 connection.close()
+            self._opening.remove(accepted)
             with self._changed:
                 self._connections -= 1
 
@@ -290,7 +296,7 @@ class StorageScp:
             raise TlsRefused("this process has no certificate")
         return handshake(connection, self._tls.context(), deadline_s=self._limits.acse_timeout_s)
 
-    def _associate(self, connection: socket.socket) -> None:
+    def _associate(self, connection: socket.socket, accepted: socket.socket) -> None:
         handlers: list[tuple[Any, Callable[..., Any]]] = [
             (evt.EVT_REQUESTED, self._check_caller),
             (evt.EVT_ASYNC_OPS, lambda event: (1, 1)),
@@ -306,7 +312,7 @@ class StorageScp:
             service=self,
         )
         with self._changed:
-            self._open[association] = _Open(association_id=uuid.uuid4().hex)
+            self._open[association] = _Open(association_id=uuid.uuid4().hex, accepted=accepted)
             if self._stopping:
                 association.interrupt()
         association.serve()
@@ -342,6 +348,7 @@ class StorageScp:
         else:
             place = self._register.enter(ae_title, association.requestor.address)
             self._open[association].place = place
+            self._opening.remove(self._open[association].accepted)
             if place is None:
                 _reject(event, Rejection.LOCAL_LIMIT_EXCEEDED)
 
@@ -353,7 +360,7 @@ class StorageScp:
             return False
         connection = association.connection
         if not isinstance(connection, ssl.SSLSocket):
-            return not peer.tls
+            return not (peer.tls or peer.certificate)
         if peer.certificate and not certificate_carries(connection, peer.certificate):
             _LOG.warning("%r called with a certificate that is not bound to it", peer.ae_title)
             return False

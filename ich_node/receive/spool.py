@@ -55,8 +55,8 @@ class SpooledObject:
     path: Path
     size_bytes: int
     """Of the whole file."""
-    sha256: str
-    """Hex digest over Transfer Syntax UID, one NUL byte, and the data set as received."""
+    content_hash: str
+    """BLAKE3, as hex digest, over Transfer Syntax UID, one NUL byte, and the data set as received."""
     duplicate: bool = False
     """The same object was here before."""
 
@@ -163,8 +163,10 @@ class Spool:
         """
         file_name = path.relative_to(self.root).as_posix()
         self.path(file_name)
-        _, _, sha256 = path.stem.partition("-")
-        return SpooledObject(file_name=file_name, path=path, size_bytes=path.stat().st_size, sha256=sha256)
+        _, _, content_hash = path.stem.partition("-")
+        return SpooledObject(
+            file_name=file_name, path=path, size_bytes=path.stat().st_size, content_hash=content_hash
+        )
 
     def scan(self) -> Iterator[Path]:
         """Every stored object, in the order of its name."""
@@ -268,8 +270,8 @@ class SpoolWriter:
         OSError
             The file system refuses. The object is not there.
         """
-        sha256 = self._content.hexdigest()
-        file_name = f"{self._uid[:2]}/{self._uid}-{sha256}.dcm"
+        content_hash = self._content.hexdigest()
+        file_name = f"{self._uid[:2]}/{self._uid}-{content_hash}.dcm"
         path = f"{self._root}/{file_name}"
         os.fsync(self._descriptor)
         duplicate = _is_file_of_at_least(path, self.size_bytes)
@@ -283,7 +285,7 @@ class SpoolWriter:
             file_name=file_name,
             path=Path(path),
             size_bytes=len(self._header) + self.size_bytes,
-            sha256=sha256,
+            content_hash=content_hash,
             duplicate=duplicate,
         )
 

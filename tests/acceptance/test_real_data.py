@@ -52,9 +52,7 @@ def test_tilted_scan_with_mixed_thickness(
 ) -> None:
     files = sorted((shared_data / "ge_head_tilted").glob("*.dcm"))
     assert store(files) == 0
-    uid = next(
-        u for u, row in node.worklist().items() if row["modality_ae_title"] == "CT01" and _has(node, u, 28)
-    )
+    uid = _study_with(node, 28, modality_ae_title="CT01")
     assert node.row_when(uid, "READ", "NOT_READ", "FAILED")["state"] == "READ"
     reading = json.loads(node.cli("study", "show", uid, "--json").stdout)["readings"][0]
     caveats = " ".join(reading["caveats"])
@@ -69,12 +67,22 @@ def test_study_with_localizer_summaries_and_a_vendor_directory(
     files = sorted(p for p in (shared_data / "philips_head_phantom").glob("S*/*") if p.is_file())
     assert any(p.name == "DIRFILE" for p in files)
     assert store(files, "--no-halt") == 0
-    uid = next(u for u in node.worklist() if _has(node, u, 54))
+    uid = _study_with(node, 54)
     assert node.row_when(uid, "READ", "NOT_READ", "FAILED")["state"] == "READ"
     report = json.loads(node.cli("study", "show", uid, "--json").stdout)
     reasons = sorted(s["exclusion_reason"] or "read" for s in report["series"])
     assert reasons == ["LOCALIZER", "SECONDARY_CAPTURE", "read"]
     assert all(s["exclusion_detail"] for s in report["series"] if s["exclusion_reason"])
+
+
+def _study_with(node: RunningNode, images: int, **row: str) -> str:
+    """The study with a series of so many images; its rows come a moment after the last answer."""
+
+    def found() -> str:
+        rows = node.worklist().items()
+        return next((u for u, r in rows if row.items() <= r.items() and _has(node, u, images)), "")
+
+    return str(wait_until(found, f"a series of {images} images", 30))
 
 
 def _has(node: RunningNode, uid: str, images: int) -> bool:

@@ -22,7 +22,10 @@ from tests.fuzz.campaign import Case, Count, run
 from tests.fuzz.expected import Finding
 from tests.fuzz.targets import Targets, by_name
 
-_HANGS_SECONDS = 300.0
+_HANGS_LOOKS = 600
+"""So many looks at a process, half a second apart, without another case. Not by the clock: the machine, or all of
+this, may be stopped for a while."""
+_LOOKED_EVERY_SECONDS = 0.5
 _REPORTED_EVERY_SECONDS = 30.0
 _NOTED_EVERY_CASES = 200
 _SHARED_MEMORY = Path("/dev/shm")
@@ -95,7 +98,7 @@ def _supervise(shares: list[_Share], deadline_s: float) -> int:
     reported = began
     while running and time.monotonic() < deadline_s:
         for number, worker in list(running.items()):
-            worker.process.join(0.5 / len(running))
+            worker.process.join(_LOOKED_EVERY_SECONDS / len(running))
             if worker.process.exitcode == 0:
                 del running[number]
             elif worker.process.exitcode is not None or worker.hangs():
@@ -115,21 +118,25 @@ class _Worker:
     def __init__(self, share: _Share) -> None:
         context = multiprocessing.get_context("spawn")
         self._share = share
-        self._at = context.Array("d", [-1.0, time.monotonic()])
+        self._at = context.Value("q", -1)
+        self._looks, self._seen = 0, -1
         self._stopping = context.Event()
         self.process = context.Process(target=_work, args=(share, self._at, self._stopping))
         self.process.start()
 
     def hangs(self) -> bool:
-        """Whether its case takes too long."""
-        return time.monotonic() - self._at[1] > _HANGS_SECONDS
+        """Whether its case takes too long; to be asked every half second."""
+        at = int(self._at.value)
+        self._looks = self._looks + 1 if at == self._seen else 0
+        self._seen = at
+        return self._looks > _HANGS_LOOKS
 
     def replaced(self) -> _Worker:
         """Another process that goes on after the case that this one was at."""
         if self.process.exitcode is None and self.process.pid is not None:
             os.kill(self.process.pid, signal.SIGABRT)  # faulthandler says where it is
         self.process.join()
-        number = int(self._at[0])
+        number = int(self._at.value)
         if self.process.exitcode == 1:
             raise SystemExit("the fuzzer itself failed")
         noted = self._share.progress()
@@ -158,7 +165,7 @@ def _work(share: _Share, at: Any, stopping: Any) -> None:
     numbers = range(noted["next"], share.cases, share.processes)
 
     def note(case: Case, count: Count) -> None:
-        at[0], at[1] = case.number, time.monotonic()
+        at.value = case.number
         if count.total % _NOTED_EVERY_CASES == 0 or stopping.is_set():
             _note(share, {"next": case.number, "count": _added(before, count).noted()})
         if stopping.is_set():

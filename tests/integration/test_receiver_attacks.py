@@ -272,9 +272,10 @@ def test_deflated_and_big_endian_are_not_agreed_upon(attacked: Attacked) -> None
         attacked.process.forget_peaks()
         before = attacked.process.peak_mib()
         peer.send(p_data(pdv(1, COMMAND | LAST, store_rq("1.2.3"))))
-        for at in range(0, len(bomb), 16000):
-            peer.send(p_data(pdv(1, DATA, bomb[at : at + 16000])))
-        assert_given_up(peer)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # given up before all was sent
+            for at in range(0, len(bomb), 16000):
+                peer.send(p_data(pdv(1, DATA, bomb[at : at + 16000])))
+            assert_given_up(peer)
     attacked.logs("over a presentation context that was not accepted")
     assert attacked.process.peak_mib() < before + 8
 
@@ -329,19 +330,18 @@ def with_sequence(content: bytes, *, uid: str) -> bytes:
     return whole[:at] + sequence(content) + whole[at:]
 
 
-def test_items_in_millions_are_refused(attacked: Attacked) -> None:
-    """Of 8 bytes each, and 600 in memory."""
+def test_items_in_millions_are_passed_over(attacked: Attacked) -> None:
+    """Of 8 bytes each, and 600 in memory; they stand behind what is looked at, so the object is stored."""
     attacked.process.forget_peaks()
     before = attacked.process.peak_mib()
     uid = small_object().SOPInstanceUID
     with attacked.peer() as peer:
-        assert peer.store(uid, with_sequence(EMPTY_ITEM * 1_000_000, uid=uid)) == 0xC000
+        assert peer.store(uid, with_sequence(EMPTY_ITEM * 1_000_000, uid=uid)) == 0x0000
         peer.release()
-    attacked.logs("0xC000 data set cannot be parsed")
     assert attacked.process.peak_mib() < before + 250
 
 
-def test_a_huge_value_in_an_item_is_refused(attacked: Attacked) -> None:
+def test_a_huge_value_in_an_item_is_not_loaded(attacked: Attacked) -> None:
     attacked.process.forget_peaks()
     before = attacked.process.peak_mib()
     uid = small_object().SOPInstanceUID
@@ -349,7 +349,7 @@ def test_a_huge_value_in_an_item_is_refused(attacked: Attacked) -> None:
     value = struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, 70 * 2**20) + bytes(70 * 2**20)
     with attacked.peer() as peer:
         content = with_sequence(item + value + struct.pack("<HHI", 0xFFFE, 0xE00D, 0), uid=uid)
-        assert peer.store(uid, content) == 0xC000
+        assert peer.store(uid, content) == 0x0000
         peer.release()
     assert attacked.process.peak_mib() < before + 16
 

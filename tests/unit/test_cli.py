@@ -64,7 +64,7 @@ def test_doctor_on_a_node_that_is_down_names_every_fault(
     monkeypatch.setenv("ICH_NODE_RECEIVER__PORT", "1")
     assert run("doctor", "--json") == 1
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
-    assert {name for name, check in found.items() if check["ok"]} == {"model"}
+    assert {name for name, check in found.items() if check["ok"]} == {"model", "commitment"}
     assert "RuntimeError: out of order" in found["workers"]["found"]
     assert not (tmp_path / "data").exists()
 

@@ -64,7 +64,7 @@ def test_unread_images_and_since_when(database: Database) -> None:
 
 def test_received_objects_are_never_counted_back(database: Database) -> None:
     received(database, STUDY)
-    Sender(database=database).send(1, sha256="other bytes")
+    Sender(database=database).send(1, content_hash="other bytes")
     spool = ask(database, metrics.spool_standing)
     assert (spool.objects, spool.size_bytes, spool.conflicts, spool.received) == (3, 3 * 2**33, 1, 2)
     read_once(database, Priority.STAT, destinations=("PACS",))

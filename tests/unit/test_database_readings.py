@@ -260,7 +260,7 @@ def test_one_transaction_may_hold_a_whole_life(database: Database) -> None:
 
 def test_the_report_of_a_study_has_its_keys(database: Database) -> None:
     Sender(database=database, header={"patient_name": "<b>'\""}).send(1)
-    Sender(database=database).send(1, sha256="other")
+    Sender(database=database).send(1, content_hash="other")
     read_once(database, Priority.STAT)
     with database.reading() as session:
         report = study_report(session, STUDY)

@@ -85,18 +85,18 @@ def test_the_same_object_again_changes_nothing(database: Database) -> None:
 def test_other_bytes_under_the_same_uid_are_kept_but_not_read(database: Database) -> None:
     sender = Sender(database=database)
     sender.send(1, due=5)
-    assert sender.send(1, seconds=9, due=99, sha256="other") is Receipt.CONFLICT
-    assert sender.send(1, seconds=9, due=99, sha256="other") is Receipt.DUPLICATE
+    assert sender.send(1, seconds=9, due=99, content_hash="other") is Receipt.CONFLICT
+    assert sender.send(1, seconds=9, due=99, content_hash="other") is Receipt.DUPLICATE
     assert (series_row(database).revision, series_row(database).due_at) == (1, at(5))
     with database.reading() as session:
         assert len(series_geometry(session, SERIES)) == 1
-        kept = dict(session.execute(select(InstanceRow.sha256, InstanceRow.conflict)).all())
+        kept = dict(session.execute(select(InstanceRow.content_hash, InstanceRow.conflict)).all())
         assert kept == {f"sha-of-{SERIES}.1": False, "other": True}
         assert conflicts(session, since=timedelta(days=1), now=at(10)) == 1
         assert conflicts(session, since=timedelta(seconds=1), now=at(11)) == 0
         assert len(known_file_names(session)) == 2
     (seen,) = must_claim(database, seconds=6).series
-    assert seen.content_sha256s == (f"sha-of-{SERIES}.1",)
+    assert seen.content_hashes == (f"sha-of-{SERIES}.1",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ def _received(database: Database, root: str, sent: Sent, second: int) -> Receive
     return sender.received(
         sent.number,
         seconds=second,
-        sha256=f"{root} {sent.number} {sent.series} {sent.content}",
+        content_hash=f"{root} {sent.number} {sent.series} {sent.content}",
         sop_instance_uid=f"{root}.3.{sent.number}",
         source_ae_title=sent.source,
     )
@@ -149,7 +149,7 @@ def _outcome(database: Database, root: str) -> list[object]:
         instances = session.scalars(
             select(InstanceRow)
             .where(InstanceRow.series_instance_uid.startswith(f"{root}.2."))
-            .order_by("sop_instance_uid", "sha256")
+            .order_by("sop_instance_uid", "content_hash")
         )
         audit = session.scalars(select(AuditRow).where(AuditRow.study_instance_uid == f"{root}.1"))
         last = [(row.state, row.priority) for row in audit][-1:]
@@ -158,7 +158,7 @@ def _outcome(database: Database, root: str) -> list[object]:
             last if study.state == StudyState.NOT_READ else [],
             [(row.series_instance_uid.replace(root, ""), row.revision, row.due_at) for row in series],
             [
-                (row.sha256.replace(root, ""), row.conflict, row.received_at, row.source_ae_title)
+                (row.content_hash.replace(root, ""), row.conflict, row.received_at, row.source_ae_title)
                 for row in instances
             ],
         ]
@@ -237,7 +237,7 @@ def test_a_series_that_waits_is_put_off_and_never_brought_forward(database: Data
     sender = Sender(database=database)
     sender.send(1, seconds=3, due=5)
     sender.send(2, seconds=7, due=5)
-    sender.send(1, seconds=9, sha256="other bytes")
+    sender.send(1, seconds=9, content_hash="other bytes")
     with database.writing() as session:
         assert last_arrival(session, SERIES) == at(7)
         assert last_arrival(session, "no such series") is None
@@ -268,7 +268,7 @@ def test_another_studys_images_never_join_a_series(database: Database) -> None:
 def test_a_study_whose_every_object_conflicts_does_not_wait_for_ever(database: Database) -> None:
     Sender(database=database).send(1)
     other = Sender(database=database, study="1.2.4", series="1.2.4.1")
-    assert other.send(1, sop_instance_uid=f"{SERIES}.1", sha256="other") is Receipt.CONFLICT
+    assert other.send(1, sop_instance_uid=f"{SERIES}.1", content_hash="other") is Receipt.CONFLICT
     assert study_row(database, "1.2.4").state == StudyState.NOT_READ
     assert claim(database, study="1.2.4", seconds=1e6) is None
     assert other.send(2) is Receipt.NEW
@@ -396,7 +396,7 @@ def test_many_writers_of_one_study_lose_nothing(database: Database) -> None:
 
 def test_of_many_senders_of_one_object_exactly_one_is_new(database: Database) -> None:
     def send(writer: int) -> Receipt:
-        return Sender(database=database).send(1, sha256=f"bytes {writer % 4}")
+        return Sender(database=database).send(1, content_hash=f"bytes {writer % 4}")
 
     receipts = together(WRITERS, send)
     assert receipts.count(Receipt.NEW) == 1
@@ -407,7 +407,7 @@ def test_of_many_senders_of_one_object_exactly_one_is_new(database: Database) ->
 def test_one_uid_in_many_studies_at_once_is_new_in_one(database: Database) -> None:
     def send(writer: int) -> Receipt:
         sender = Sender(database=database, study=f"1.{writer}", series=f"1.{writer}.1")
-        return sender.send(1, sop_instance_uid="7.7", sha256=f"bytes {writer}")
+        return sender.send(1, sop_instance_uid="7.7", content_hash=f"bytes {writer}")
 
     assert sorted(together(WRITERS, send)) == [*[Receipt.CONFLICT] * (WRITERS - 1), Receipt.NEW]
     with database.reading() as session:

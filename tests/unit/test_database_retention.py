@@ -193,7 +193,7 @@ def test_candidates_are_those_delivered_before_the_oldest_first(database: Databa
 
 def test_objects_in_conflict_were_never_read_and_go_by_force_only(database: Database) -> None:
     sender = delivered_study(database)
-    assert sender.send(1, sha256="other bytes") is Receipt.CONFLICT
+    assert sender.send(1, content_hash="other bytes") is Receipt.CONFLICT
     assert stock(database).obstacles == ()
     assert "other bytes.dcm" not in stock(database).spool_files
     assert "other bytes.dcm" in stock(database, conflicts=True).spool_files
@@ -273,8 +273,8 @@ def test_other_bytes_under_a_purged_uid_are_no_conflict(database: Database) -> N
     """A PACS compresses and corrects what it keeps."""
     sender = delivered_study(database)
     purge(database)
-    assert sender.send(1, sha256="compressed", seconds=DAY) is Receipt.NEW
-    assert sender.send(1, sha256="yet another", seconds=DAY) is Receipt.CONFLICT
+    assert sender.send(1, content_hash="compressed", seconds=DAY) is Receipt.NEW
+    assert sender.send(1, content_hash="yet another", seconds=DAY) is Receipt.CONFLICT
 
 
 def test_a_study_that_was_sent_again_can_be_purged_again(database: Database) -> None:

@@ -37,7 +37,7 @@ def test_sums_are_of_all_objects_of_a_study(database: Database) -> None:
     for series in (f"{STUDY}.1", f"{STUDY}.2"):
         for number in range(3):
             Sender(database=database, series=series).send(number)
-    Sender(database=database).send(1, sha256="other bytes")
+    Sender(database=database).send(1, content_hash="other bytes")
     Sender(database=database, study="1.9", series="1.9.1").send(1, seconds=100)
     with database.reading() as session:
         assert study_bytes(session, STUDY) == 7 * OBJECT

@@ -28,7 +28,7 @@ END = AssociationSummary(
     ended_at=datetime.now(UTC),
 )
 OBJECT = ReceivedInstance(
-    spooled=SpooledObject(file_name="", path=Path(), size_bytes=1, sha256=""),
+    spooled=SpooledObject(file_name="", path=Path(), size_bytes=1, content_hash=""),
     instance=Instance(
         path=Path(),
         sop_instance_uid="1.1",

@@ -106,6 +106,7 @@ def test_the_bounds_that_no_setting_names_keep_their_defaults() -> None:
     untouched = {name for name, value in dataclasses.asdict(Limits()).items() if chosen[name] == value}
     assert untouched == {
         "max_opening",
+        "max_opening_per_host",
         "max_silent",
         "max_pdu_bytes",
         "acse_timeout_s",

@@ -73,7 +73,7 @@ def test_a_stored_object_is_a_part_10_file_with_the_bytes_that_came(spool: Spool
     assert stored.size_bytes == stored.path.stat().st_size
     digest = blake3(ExplicitVRLittleEndian.encode() + b"\0" + encoded(dataset)).hexdigest()
     uid_hash = hashlib.sha256(UID.encode()).hexdigest()[:32]
-    assert stored.sha256 == digest
+    assert stored.content_hash == digest
     assert stored.file_name == f"{uid_hash[:2]}/{uid_hash}-{digest}.dcm"
     assert not stored.duplicate
 
@@ -102,7 +102,7 @@ def test_other_bytes_under_the_same_uid_are_kept_apart(spool: Spool) -> None:
 def test_the_same_bytes_in_another_transfer_syntax_are_another_object(spool: Spool) -> None:
     first, second = store(spool, b"one"), store(spool, b"one", syntax=ImplicitVRLittleEndian)
     assert first.file_name != second.file_name
-    assert first.sha256 != second.sha256
+    assert first.content_hash != second.content_hash
     assert set(spool.files_of(UID)) == {first.path, second.path}
 
 
@@ -187,9 +187,9 @@ def test_pieces_become_what_they_are_together(spool: Spool, pieces: list[bytes])
     in_pieces = writer.commit()
     assert data_set_of(in_pieces.path) == b"".join(pieces)
     at_once = store(spool, b"".join(pieces))
-    assert (at_once.file_name, at_once.sha256, at_once.size_bytes) == (
+    assert (at_once.file_name, at_once.content_hash, at_once.size_bytes) == (
         in_pieces.file_name,
-        in_pieces.sha256,
+        in_pieces.content_hash,
         in_pieces.size_bytes,
     )
 
@@ -229,8 +229,8 @@ def test_a_disk_that_allows_nothing_any_more_costs_no_descriptor(
 def test_an_object_describes_itself_again(spool: Spool) -> None:
     stored = [store(spool, b"one"), store(spool, b"two"), store(spool, b"three", uid=f"{UID}.1")]
     again = {spool.describe(path).file_name: spool.describe(path) for path in spool.scan()}
-    assert {name: (o.sha256, o.size_bytes, o.path) for name, o in again.items()} == {
-        o.file_name: (o.sha256, o.size_bytes, o.path) for o in stored
+    assert {name: (o.content_hash, o.size_bytes, o.path) for name, o in again.items()} == {
+        o.file_name: (o.content_hash, o.size_bytes, o.path) for o in stored
     }
     assert spool.path(stored[0].file_name) == stored[0].path
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ich_node.cli.supervisor import Part, Supervisor
-from ich_node.errors import ConfigurationError
+from ich_node.errors import ConfigurationError, TransientError
 
 SLEEP = "import time; time.sleep(600)"
 
@@ -86,5 +86,5 @@ def test_part_that_refuses_to_start_ends_everything(tmp_path: Path) -> None:
 
 
 def test_part_that_never_answers_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="the a did not answer within 0 s"):
+    with pytest.raises(TransientError, match="the a did not answer within 0 s"):
         Supervisor([part("a", SLEEP, ready=lambda: False)], os.environ).run(ready_timeout_s=0.2)

@@ -10,6 +10,8 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # It holds BLAKE3 from now on; what is there stays, and tells objects apart as well.
+    op.execute('ALTER TABLE instance RENAME COLUMN sha256 TO content_hash')
     op.add_column('study', sa.Column('purged_at', sa.DateTime(timezone=True), nullable=True))
     op.add_column('series', sa.Column('purged_instances', sa.Integer(), server_default='0', nullable=False))
     op.add_column('result_object', sa.Column('purged_at', sa.DateTime(timezone=True), nullable=True))
