@@ -21,7 +21,7 @@ class Limits:
     """Associations open at once from one AE title and address; one more is rejected likewise."""
     max_opening: int = 200
     """Connections that have sent something but are no association yet; one more is closed."""
-    max_opening_per_host: int = 100
+    max_opening_per_host: int = 150
     """Of those, from one address; one more cuts the oldest of them."""
     max_silent: int = 1000
     """Connections that have not sent anything yet; one more closes the oldest."""
