@@ -103,19 +103,20 @@ class Arrival:
         except Refusal as refusal:
             self.refuse(refusal)
 
-    def write(self, fragment: Encoded) -> None:
-        """Take a piece of the data set. Never raises for what the sender or the disk did; `finish` does."""
+    def write(self, *pieces: Encoded) -> None:
+        """Take pieces of the data set. Never raises for what the sender or the disk did; `finish` does."""
         is_first = self.size_bytes == 0
-        self.size_bytes += len(fragment)
-        if self._refusal is not None or not fragment:  # PS3.8 lets a fragment be empty
+        self.size_bytes += sum(map(len, pieces))
+        if self._refusal is not None or not any(pieces):  # PS3.8 lets a fragment be empty
             return
         try:
             if is_first:
                 self._begin()
             if len(self._beginning) < _BEGINNING_BYTES:
-                self._beginning += fragment[: _BEGINNING_BYTES - len(self._beginning)]
+                for piece in pieces:
+                    self._beginning += piece[: _BEGINNING_BYTES - len(self._beginning)]
             assert self._writer is not None
-            self._writer.write(fragment)
+            self._writer.write(*pieces)
             if self._eager:
                 self._writer.start_writeback()
         except OSError as error:

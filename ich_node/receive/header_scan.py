@@ -12,6 +12,7 @@ import struct
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
@@ -27,6 +28,7 @@ from ich_node.receive.header_values import HeaderValues, tag_of
 from ich_node.study import Instance, StudyHeader
 
 _TAG = struct.Struct("<HH")
+_SHORT_ELEMENT = struct.Struct("<HH2sH")
 _SHORT = struct.Struct("<H")
 _LONG = struct.Struct("<I")
 _UNDEFINED = 0xFFFFFFFF
@@ -35,6 +37,7 @@ _SHORT_VRS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()  # PS3.5 7.1.2
 )
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_NO_VRS: frozenset[bytes] = frozenset()
 _DEEPEST = 8
 _VARYING_TAGS = frozenset(
     tag_of(keyword) for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient")
@@ -45,26 +48,46 @@ _PLAIN_NAMES = re.compile(rb"[A-Z0-9_ \\]*")
 """What pydicom makes of others, it must say itself: some of them make a data set that it cannot read."""
 
 
+class _Found(NamedTuple):
+    """An element that is kept."""
+
+    vr: bytes
+    """Empty where it has none."""
+    value: bytes
+    value_at: int
+
+
 class ScannedHeader:
     """The elements that `scan` found, with as much of a `pydicom.Dataset` as reading a header needs."""
 
-    def __init__(self, elements: dict[int, RawDataElement], transfer_syntax_uid: str) -> None:
+    def __init__(self, elements: dict[int, _Found], transfer_syntax_uid: str, *, implicit_vr: bool) -> None:
         self._elements = elements
+        self._implicit_vr = implicit_vr
         self.file_meta = SimpleNamespace(TransferSyntaxUID=transfer_syntax_uid)
 
     def common_elements(self) -> tuple[object, ...]:
         """What the slices of a series have in common, as bytes; equal where the decoded values are."""
         return (
             self.file_meta.TransferSyntaxUID,
-            *((tag, e.VR, e.value) for tag, e in self._elements.items() if tag not in _VARYING_TAGS),
+            self._implicit_vr,
+            *((tag, e.vr, e.value) for tag, e in self._elements.items() if tag not in _VARYING_TAGS),
         )
 
     def get_item(self, tag: int) -> RawDataElement | None:
         """The element as it is stored, None where it is absent."""
-        return self._elements.get(tag)
+        return self[tag] if tag in self._elements else None
 
     def __getitem__(self, tag: int) -> RawDataElement:
-        return self._elements[tag]
+        found = self._elements[tag]
+        return RawDataElement(
+            BaseTag(tag),
+            found.vr.decode() or None,
+            len(found.value),
+            found.value,
+            found.value_at,
+            self._implicit_vr,
+            True,
+        )
 
     def __contains__(self, tag: object) -> bool:
         return tag in self._elements
@@ -139,29 +162,33 @@ def scan(
         With whether there is pixel data. None where pydicom must look: the header does not end within these
         bytes, tags do not ascend, a VR is unknown, a character set has an odd name.
     """
-    elements: dict[int, RawDataElement] = {}
+    elements: dict[int, _Found] = {}
+    short_vrs = _NO_VRS if implicit_vr else _SHORT_VRS
     try:
-        at, last = 0, 0
+        at, last = 0, FIRST_TAG - 1
         while True:
-            tag, vr, length, value_at = _element(beginning, at, implicit_vr)
+            # Most elements are of this kind; for them no function is called.
+            group, number, vr, length = _SHORT_ELEMENT.unpack_from(beginning, at)
+            tag, value_at = group << 16 | number, at + 8
+            is_short = vr in short_vrs
+            if not is_short:
+                tag, vr, length, value_at = _element(beginning, at, implicit_vr)
             if ends_header(tag):
-                return ScannedHeader(elements, transfer_syntax_uid), promises_pixel_data(tag, length)
-            if tag <= last or tag < FIRST_TAG:
+                header = ScannedHeader(elements, transfer_syntax_uid, implicit_vr=implicit_vr)
+                return header, promises_pixel_data(tag, length)
+            if tag <= last:
                 return None
             last = tag
-            at = _after(beginning, vr, length, value_at, implicit_vr, 0)
+            if is_short:
+                at = value_at + length
+                if at > len(beginning):
+                    return None
+            else:
+                at = _after(beginning, vr, length, value_at, implicit_vr, 0)
             if tag in HEADER_TAGS and length != _UNDEFINED:
                 if tag == _SPECIFIC_CHARACTER_SET and not _PLAIN_NAMES.fullmatch(beginning, value_at, at):
                     return None
-                elements[tag] = RawDataElement(
-                    BaseTag(tag),
-                    vr.decode() if vr else None,
-                    length,
-                    beginning[value_at:at],
-                    value_at,
-                    implicit_vr,
-                    True,
-                )
+                elements[tag] = _Found(vr, beginning[value_at:at], value_at)
     except (struct.error, _NotPlain):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import socket
 import struct
 import time
@@ -37,7 +38,7 @@ class Silent(Exception):
 
 
 class PacedConnection:
-    """Reads from a connection what is asked for and no more.
+    """Reads a connection through a buffer of fixed size, so that many short PDUs come with one call.
 
     Parameters
     ----------
@@ -45,9 +46,13 @@ class PacedConnection:
         In blocking mode; with TLS after its handshake.
     limits
         ``acse_timeout_s``, ``network_timeout_s`` and ``min_bytes_per_second`` are used.
+    capacity
+        Size of the buffer in bytes: the most that `need` can be asked for.
     """
 
-    def __init__(self, connection: socket.socket, limits: Limits) -> None:
+    def __init__(self, connection: socket.socket, limits: Limits, capacity: int) -> None:
+        self._buffer = memoryview(mmap.mmap(-1, capacity))  # takes no memory before it is used
+        self._start = self._end = 0
         self._connection = connection
         self._limits = limits
         self._plain = type(connection) is socket.socket
@@ -59,7 +64,7 @@ class PacedConnection:
         self._set_timeout(socket.SO_SNDTIMEO, limits.network_timeout_s)
 
     def wait_at_most(self, seconds: float) -> None:
-        """Let `fill` raise `Silent` after so long without a byte."""
+        """Let `need` raise `Silent` after so long without a byte."""
         if seconds != self._wait_s:
             self._wait_s = seconds
             self._set_timeout(socket.SO_RCVTIMEO, seconds)
@@ -67,23 +72,38 @@ class PacedConnection:
     def begin_message(self) -> None:
         """Count bytes and time of a message anew."""
         self._since = None
-        self._bytes = 0
+        self._bytes = self._end - self._start
 
-    def fill(self, buffer: memoryview) -> None:
-        """Read until the buffer is full.
+    def need(self, count: int) -> memoryview:
+        """Read until so many bytes are there.
+
+        Returns
+        -------
+        memoryview
+            All that has been read and not `taken`, valid until the next call: ``count`` bytes or more.
 
         Raises
         ------
         ConnectionEnded, Silent, LimitExceeded
             The peer is gone, says nothing, or drips.
         """
-        have, wanted = 0, len(buffer)
-        while have < wanted:
-            count = self._read(buffer[have:] if have else buffer)
-            if count == 0:
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif self._start + count > len(self._buffer):
+            rest = self._buffer[self._start : self._end]
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        while self._end - self._start < count:
+            read = self._read(self._buffer[self._end :])
+            if read == 0:
                 raise ConnectionEnded
-            have += count
-            self._check_pace(count)
+            self._end += read
+            self._check_pace(read)
+        return self._buffer[self._start : self._end]
+
+    def taken(self, count: int) -> None:
+        """Of what `need` gave, so many bytes at the beginning are dealt with."""
+        self._start += count
 
     def _read(self, buffer: memoryview) -> int:
         try:

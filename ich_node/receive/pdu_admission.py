@@ -27,6 +27,16 @@ class PduType(IntEnum):
     A_ABORT = 0x07
 
 
+def longest_pdu_bytes(limits: Limits) -> int:
+    """The length of the longest PDU that `admit` lets through, whatever its type."""
+    return max(_LONGEST_ASSOCIATE_RQ_BYTES, longest_data_bytes(limits))
+
+
+def longest_data_bytes(limits: Limits) -> int:
+    """The length of the longest P-DATA-TF PDU that `admit` lets through."""
+    return limits.max_pdu_bytes + PDU_TOLERANCE_BYTES
+
+
 def admit(kind: int, length: int, state: str, limits: Limits) -> None:
     """Judge a PDU by its type, the state and the length that it claims, before any of it is read.
 
@@ -38,7 +48,7 @@ def admit(kind: int, length: int, state: str, limits: Limits) -> None:
     if kind == PduType.A_ASSOCIATE_RQ and state == OPENING:
         longest = _LONGEST_ASSOCIATE_RQ_BYTES
     elif kind == PduType.P_DATA_TF and state in (IN_TRANSFER, AWAITING_CLOSE):
-        longest = limits.max_pdu_bytes + PDU_TOLERANCE_BYTES
+        longest = longest_data_bytes(limits)
     elif kind in (PduType.A_RELEASE_RQ, PduType.A_RELEASE_RP, PduType.A_ABORT):
         longest = _SHORT_PDU_BYTES
     else:

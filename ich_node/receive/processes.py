@@ -35,8 +35,8 @@ _STOP_SECONDS = 15.0
 _RESTART_SECONDS = 1.0
 _SILENT_SECONDS = 30.0
 """A process says every few seconds that it lives."""
-_WAITING_MESSAGES = 2000
-"""A process that has said so many things that nobody had time for waits before it takes more."""
+_WAITING_LISTS = 20
+"""A process that has said so much that nobody had time for waits before it takes more."""
 _LONGEST_RESTART_SECONDS = 30.0
 
 
@@ -164,7 +164,7 @@ class _Child:
         self._channel: Connection | None = None
         self._connections: socket.socket | None = None
         self._guard = threading.Lock()
-        self._said: queue.Queue[bytes | None] = queue.Queue(_WAITING_MESSAGES)
+        self._said: queue.Queue[bytes | None] = queue.Queue(_WAITING_LISTS)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
 
     @property
@@ -174,8 +174,8 @@ class _Child:
 
     @property
     def unsaid(self) -> int:
-        """How many things it has said that were not passed on."""
-        return self._said.qsize()
+        """How many lists of things it has said that were not passed on."""
+        return self._said.unfinished_tasks
 
     def start(self) -> None:
         self._thread.start()
@@ -242,7 +242,7 @@ class _Child:
     def _live(self) -> None:
         """Start a process and pass on what it says, until it has ended."""
         channel, process = self._spawn()
-        said = self._said = queue.Queue(_WAITING_MESSAGES)
+        said = self._said = queue.Queue(_WAITING_LISTS)
         listener = threading.Thread(target=self._obey, args=(said,), name=f"{self._name}-rows", daemon=True)
         listener.start()
         try:
@@ -267,17 +267,20 @@ class _Child:
         yield_to_receiving()
         open_associations: dict[str, ReceivedInstance] = {}
         while (encoded := said.get()) is not None:
-            message: HandedOn | None = pickle.loads(encoded)  # of our own process
-            if message is None:
-                self._ready.set()  # and then from time to time: it lives
-            elif isinstance(message, ReceivedInstance):
-                open_associations[message.association_id] = message
+            messages: list[HandedOn | None] = pickle.loads(encoded)  # of our own process
+            for message in messages:
+                if message is None:
+                    self._ready.set()  # and then from time to time: it lives
+                    continue
+                if isinstance(message, ReceivedInstance):
+                    open_associations[message.association_id] = message
+                else:
+                    open_associations.pop(message.association_id, None)
                 self._pass_on(message)
-            else:
-                open_associations.pop(message.association_id, None)
-                self._pass_on(message)
+            said.task_done()
         for association_id, last in open_associations.items():
             self._pass_on(_abandoned(association_id, last))
+        said.task_done()
 
     def _pass_on(self, message: HandedOn) -> None:
         try:

@@ -34,6 +34,8 @@ _LOG = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 5.0
+_GATHERING_SECONDS = 0.02
+_MOST_WAITING = 500
 OVER_TLS, PLAIN = b"T", b"P"
 """Come with each connection."""
 
@@ -95,15 +97,49 @@ class KeepOut:
 
 
 class _Messages:
-    """Messages to the listening process, from any thread."""
+    """Messages to the listening process, from any thread, in lists of those that come in quick succession.
+
+    One that goes alone takes both processes as long as many together, which have most of their values in common.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._sending = threading.Lock()
+        self._waiting: list[object] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="messages", daemon=True)
+        self._thread.start()
 
     def send(self, message: object) -> None:
-        with self._sending:
-            self._connection.send(message)
+        """Let a message go soon; waits while the listening process does not keep up."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING)
+            self._waiting.append(message)
+            if len(self._waiting) == 1:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Return when everything was sent."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while messages := self._take():
+            try:
+                self._connection.send(messages)
+            except OSError:  # the listening process has died, and this one with it
+                return
+
+    def _take(self) -> list[object]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if not self._closed:
+                self._changed.wait_for(lambda: self._closed, _GATHERING_SECONDS)
+            messages, self._waiting = self._waiting, []
+            self._changed.notify_all()
+            return messages
 
 
 def main(arguments: list[str]) -> None:
@@ -146,6 +182,7 @@ def _serve(channel: Connection, connections_descriptor: int, register_descriptor
                 scp.serve(socket.socket(fileno=descriptor), over_tls=how == OVER_TLS)
     scp.stop()
     reporter.stop()
+    messages.close()
 
 
 def _die_with_parent() -> None:

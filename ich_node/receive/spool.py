@@ -43,6 +43,8 @@ _SYNC_FILE_RANGE_WRITE = 2
 _sync_file_range = ctypes.CDLL(None).sync_file_range
 """Linux: begins to write a range of a file to the disk, and does not wait for it."""
 _sync_file_range.argtypes = (ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_uint)
+_WRITEBACK_BYTES = 2**16
+"""The disk begins with no less; the rest is written at the end."""
 _TEMPORARY_SUFFIX = ".part"
 
 
@@ -235,8 +237,8 @@ class SpoolWriter:
         # The same bytes under another transfer syntax are another image.
         self._content = blake3(transfer_syntax_uid.encode() + b"\0")
 
-    def write(self, fragment: Encoded) -> None:
-        """Append a piece of the data set as received.
+    def write(self, *pieces: Encoded) -> None:
+        """Append pieces of the data set as received, at most 1000.
 
         Raises
         ------
@@ -244,12 +246,13 @@ class SpoolWriter:
             The file system refuses.
         """
         if self._has_header:
-            _write_whole(self._descriptor, fragment)
+            _write_whole(self._descriptor, *pieces)
         else:
-            _write_whole(self._descriptor, self._header, fragment)
+            _write_whole(self._descriptor, self._header, *pieces)
             self._has_header = True
-        self._content.update(fragment)
-        self.size_bytes += len(fragment)
+        for piece in pieces:
+            self._content.update(piece)
+            self.size_bytes += len(piece)
 
     def data_set(self) -> BinaryIO:
         """Open what was written so far for reading, at the beginning of the data set."""
@@ -258,9 +261,10 @@ class SpoolWriter:
         return file
 
     def start_writeback(self) -> None:
-        """Let the disk begin with what was written since, and do not wait for it."""
-        _sync_file_range(self._descriptor, self._begun, 0, _SYNC_FILE_RANGE_WRITE)
-        self._begun = self.size_bytes
+        """Let the disk begin with what was written since, if it is worth it, and do not wait for it."""
+        if self.size_bytes - self._begun >= _WRITEBACK_BYTES:
+            _sync_file_range(self._descriptor, self._begun, 0, _SYNC_FILE_RANGE_WRITE)
+            self._begun = self.size_bytes
 
     def commit(self) -> SpooledObject:
         """Make the object durable under its name; when this returns, it survives a power cut.

@@ -49,9 +49,9 @@ from ich_node.receive.pdu_admission import (
     AWAITING_CLOSE,
     IN_TRANSFER,
     OPENING,
-    PDU_TOLERANCE_BYTES,
     PduType,
     admit,
+    longest_pdu_bytes,
 )
 from ich_node.receive.received import log_without_values
 from ich_node.receive.service import StoreService
@@ -113,7 +113,7 @@ class _Socket(AssociationSocket):
 
     def __init__(self, association: Association, connection: socket.socket, limits: Limits) -> None:
         super().__init__(association, client_socket=connection)
-        self.paced = PacedConnection(connection, limits)
+        self.paced = PacedConnection(connection, limits, 6 + longest_pdu_bytes(limits))
 
 
 class _UpperLayer(DULServiceProvider):
@@ -122,7 +122,6 @@ class _UpperLayer(DULServiceProvider):
     Upstream runs it in a thread of its own, which sleeps 1 ms whenever there was nothing to do.
     """
 
-    _buffer: bytearray
     _limits: Limits
 
     def send_pdu(self, primitive: Any) -> None:
@@ -143,7 +142,7 @@ class _UpperLayer(DULServiceProvider):
             self.state_machine.do_action(self.event_queue.get(block=False))
 
     def step(self, wait_s: float) -> None:
-        """Read one PDU and act on it.
+        """Read a PDU, or several that are there already, and act on it.
 
         Raises
         ------
@@ -174,29 +173,23 @@ class _UpperLayer(DULServiceProvider):
         self.run_events()
 
     def _read_one(self, paced: PacedConnection) -> None:
-        with memoryview(self._buffer) as buffer:
-            paced.fill(buffer[:6])
-            kind, _, length = _PDU_HEADER.unpack_from(buffer)
-            admit(kind, length, self.state_machine.current_state, self._limits)
-            if kind == PduType.A_ASSOCIATE_RQ:
-                whole = bytearray(6 + length)
-                whole[:6] = buffer[:6]
-                with memoryview(whole) as rest:
-                    paced.fill(rest[6:])
-                self._hand_on(whole)
-                return
-            paced.fill(buffer[6 : 6 + length])
-            if kind == PduType.P_DATA_TF and self.state_machine.current_state == IN_TRANSFER:
-                cast(StorageAssociation, self.assoc).take(buffer[6 : 6 + length])
-            else:
-                self._hand_on(bytearray(buffer[: 6 + length]))
+        kind, _, length = _PDU_HEADER.unpack_from(paced.need(6))
+        admit(kind, length, self.state_machine.current_state, self._limits)
+        pdus = paced.need(6 + length)
+        if kind == PduType.P_DATA_TF and self.state_machine.current_state == IN_TRANSFER:
+            paced.taken(cast(StorageAssociation, self.assoc).take(pdus, 6 + length))
+        else:
+            paced.taken(6 + length)
+            self._hand_on(bytearray(pdus[: 6 + length]))
 
     def _hand_on(self, pdu: bytearray) -> None:
         """Decode as upstream does; what it cannot decode is an invalid PDU."""
         try:
             decoded, event = self._decode_pdu(pdu)
-            # As the state machine will, which does not survive a failure.
+            # As the state machine would, which does not survive a failure, and is given the same then: it takes
+            # milliseconds.
             primitive: Any = decoded.to_primitive()
+            decoded.to_primitive = lambda: primitive  # type: ignore[method-assign]
         except Exception:  # pynetdicom raises whatever the damage leads to
             raise ProtocolViolation("a PDU cannot be decoded") from None
         if isinstance(decoded, A_ASSOCIATE_RQ):
@@ -248,7 +241,6 @@ class StorageAssociation(Association):
         super().__init__(entity, "acceptor")
         self.dul = _UpperLayer(self)
         self.dul._limits = limits
-        self.dul._buffer = bytearray(6 + limits.max_pdu_bytes + PDU_TOLERANCE_BYTES)
         self.acse_timeout = entity.acse_timeout
         self._started_dul = True  # no thread is started for it
         self._is_paused = True  # whoever sends a request does so in this thread
@@ -293,17 +285,33 @@ class StorageAssociation(Association):
         self._kill = True
         self.is_established = False
 
-    def take(self, values: memoryview) -> None:
-        """Take the values of a P-DATA-TF PDU, past pynetdicom's decoder and message queue.
+    def take(self, pdus: memoryview, first: int) -> int:
+        """Take P-DATA-TF PDUs, past pynetdicom's decoder and message queue.
+
+        Parameters
+        ----------
+        pdus
+            All bytes that have come.
+        first
+            Length of the first PDU in them, which is whole and of this type.
+
+        Returns
+        -------
+        int
+            How many of the bytes were taken, at least those of the first PDU.
 
         Raises
         ------
         PeerFault
             The association is to be aborted.
         """
-        self._messages.take(values, self._accepted_cx)
+        taken = self._messages.take_run(pdus)
+        if not taken:
+            self._messages.take(pdus[6:first], self._accepted_cx)
+            taken = first
         if self._messages.is_between_messages:
             self._socket.paced.begin_message()
+        return taken
 
     def begin_store(self, command: CommandSet, context_id: int) -> Arrival:
         """Take up an object."""

@@ -14,7 +14,7 @@ HandedOn: TypeAlias = ReceivedInstance | AssociationSummary
 LINE_LENGTH = 5000
 """So many may wait; whoever brings one more waits too, so that memory stays bounded."""
 BATCH_SIZE = 500
-LINGER_SECONDS = 0.2
+LINGER_SECONDS = 0.5
 """Wait for company: one transaction for many objects costs little more than for one."""
 
 

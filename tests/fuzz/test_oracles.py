@@ -83,15 +83,15 @@ def test_a_place_that_is_not_given_back(targets: Targets, monkeypatch: pytest.Mo
 
 def test_a_hang(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
-    fill = PacedConnection.fill
+    need = PacedConnection.need
 
-    def hang(self: PacedConnection, buffer: memoryview) -> None:
+    def hang(self: PacedConnection, count: int) -> memoryview:
         if threading.current_thread().name == "association":
             over.wait()
-        fill(self, buffer)
+        return need(self, count)
 
     monkeypatch.setattr(receiver_under_test, "DEADLINE_S", 0.2)
-    monkeypatch.setattr(PacedConnection, "fill", hang)
+    monkeypatch.setattr(PacedConnection, "need", hang)
     try:
         with finding("hangs"):
             targets.receiver.converse(STORING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -45,8 +46,8 @@ class Recorded:
     content: bytearray = field(default_factory=bytearray)
     is_discarded: bool = False
 
-    def write(self, fragment: memoryview) -> None:
-        self.content += fragment
+    def write(self, *pieces: memoryview) -> None:
+        self.content += b"".join(pieces)
 
     @property
     def size_bytes(self) -> int:
@@ -330,3 +331,95 @@ def test_no_bytes_make_it_fail_otherwise(noise: list[bytes], place: int, byte: i
     talk.reader.abandon()
     discarded = [arrival for _, _, arrival in talk.recorder.begun if arrival.is_discarded]
     assert len(talk.recorder.begun) == len(talk.recorder.ended) + len(discarded)
+
+
+# several PDUs at once
+
+
+def p_data_tf(*values: bytes) -> bytes:
+    length = sum(map(len, values))
+    return b"\x04\x00" + length.to_bytes(4, "big") + b"".join(values)
+
+
+def taken_in_runs(talk: Conversation, stream: bytes, arrivals: Sequence[int]) -> None:
+    """Give the stream to `take_run` and `take` as the upper layer does, as much of it at a time as has come."""
+    at, come = 0, 0
+    for arrived in [*arrivals, len(stream)]:
+        come = min(come + arrived, len(stream))
+        while come - at >= 6 and come - at >= 6 + int.from_bytes(stream[at + 2 : at + 6], "big"):
+            first = 6 + int.from_bytes(stream[at + 2 : at + 6], "big")
+            buffer = bytearray(stream[at:come])
+            taken = talk.reader.take_run(memoryview(buffer))
+            if not taken:
+                talk.reader.take(memoryview(buffer)[6:first], (CONTEXT, OTHER))
+                taken = first
+            buffer[:] = b"\xee" * len(buffer)
+            assert taken >= first
+            at += taken
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=12), min_size=1, max_size=4),
+    st.lists(st.integers(1, 300), max_size=12),
+    st.booleans(),
+)
+def test_pdus_that_are_taken_together_give_what_they_give_alone(
+    objects: list[list[bytes]], arrivals: list[int], several_values: bool
+) -> None:
+    alone, together = Conversation(), Conversation()
+    stream = b""
+    for number, pieces in enumerate(objects):
+        values = [data(piece, last=place == len(pieces) - 1) for place, piece in enumerate(pieces)]
+        pdus = [store(f"1.2.{number + 1}"), *values]
+        if several_values:
+            pdus = [b"".join(pdus[at : at + 2]) for at in range(0, len(pdus), 2)]
+        alone.take(*pdus)
+        stream += b"".join(map(p_data_tf, pdus))
+    taken_in_runs(together, stream, arrivals)
+    assert together.recorder.ended == alone.recorder.ended
+    assert [content for _, _, content in together.recorder.ended] == [b"".join(pieces) for pieces in objects]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(p_data_tf(data(b"x", context=OTHER)), id="of another context"),
+        pytest.param(p_data_tf(command(echo_rq())), id="a command"),
+        pytest.param(p_data_tf(data(b"x"), data(b"y")), id="of two values"),
+        pytest.param(b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00" + bytes(20), id="of another type"),
+        pytest.param(p_data_tf(data(b"x")[:-1]), id="with a value that is longer"),
+        pytest.param(p_data_tf(b"\x00\x00\x00\x01\x01\x02"), id="with a value that is too short"),
+        pytest.param(p_data_tf(data(b"long"))[:-1], id="that is not whole"),
+        pytest.param(p_data_tf(data(b"z" * 4096)), id="that is longer than was agreed"),
+    ],
+)
+def test_a_run_ends_before_what_is_not_plain(odd: bytes) -> None:
+    talk = Conversation(max_pdu_bytes=1024)
+    talk.take(store())
+    plain = p_data_tf(data(b"ab", last=False))
+    assert talk.reader.take_run(memoryview(plain + odd)) == len(plain)
+    assert bytes(talk.recorder.begun[0][2].content) == b"ab"
+    assert talk.reader.take_run(memoryview(odd)) == 0
+
+
+def test_a_run_ends_with_its_object() -> None:
+    talk = Conversation()
+    talk.take(store())
+    both = p_data_tf(data(b"ab")) + p_data_tf(data(b"cd"))
+    assert talk.reader.take_run(memoryview(both)) == len(both) // 2
+    assert talk.recorder.ended[0][2] == b"ab"
+    assert talk.reader.take_run(memoryview(both)) == 0  # no object is under way
+
+
+def test_a_run_is_bounded() -> None:
+    talk = Conversation()
+    talk.take(store())
+    one = p_data_tf(data(b"", last=False))
+    assert talk.reader.take_run(memoryview(one * 2000)) == len(one) * 512
+
+
+def test_a_run_that_makes_an_object_too_large_is_refused() -> None:
+    talk = Conversation(max_object_bytes=5)
+    talk.take(store())
+    with pytest.raises(LimitExceeded):
+        talk.reader.take_run(memoryview(p_data_tf(data(b"abc", last=False)) * 2))

@@ -185,8 +185,8 @@ def test_no_attribute_of_ours_has_a_name_that_upstream_uses(tcp: Callable[[], An
     mine |= {"was_established", "received_bytes"}
     assert set(vars(ours)) - set(vars(upstream)) == mine
     assert not mine & set(dir(Association))
-    assert set(vars(ours.dul)) - set(vars(upstream.dul)) == {"_limits", "_buffer"}
-    assert not {"_limits", "_buffer", "step", "run_events"} & set(dir(DULServiceProvider))
+    assert set(vars(ours.dul)) - set(vars(upstream.dul)) == {"_limits"}
+    assert not {"_limits", "step", "run_events"} & set(dir(DULServiceProvider))
     assert set(vars(ours._socket)) - set(vars(AssociationSocket(upstream, served))) == {"paced"}
 
 
