@@ -179,10 +179,19 @@ def measure(kind: type[Receiver], case: Case, parts: Sequence[Path], storage: Pa
                 rows_after_seconds=rows_after if kind is Ours else None,
             )
     finally:
-        # Kept to the end of the benchmark: ext4 without a journal passes over the inodes of files that were
-        # deleted in the last minutes one by one, whenever a file is made, and that can take longer than the rest.
-        storage.rename(storage.with_name(f"{storage.name}-{uuid.uuid4().hex}"))
+        _empty(storage.rename(storage.with_name(f"{storage.name}-{uuid.uuid4().hex}")))
         os.sync()  # what one receiver has left unwritten must not slow down the next one
+
+
+def _empty(storage: Path) -> None:
+    """Give the space of its files back, and keep them to the end of the benchmark.
+
+    ext4 without a journal passes over the inodes of files that were deleted in the last minutes one by one,
+    whenever a file is made, and that can take longer than the rest.
+    """
+    for path in storage.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
 
 
 def _warm_up(folder: Path, names: Sequence[str], paths: Sequence[Path]) -> None:

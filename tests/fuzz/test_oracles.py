@@ -15,6 +15,7 @@ from ich_node.receive import message_reader, scp, spool
 from ich_node.receive.arrival import Arrival
 from ich_node.receive.paced_connection import PacedConnection
 from ich_node.receive.register import AssociationRegister
+from ich_node.receive.spool import Encoded
 from tests.fuzz import receiver_under_test, wire
 from tests.fuzz.conversations import seed_conversations
 from tests.fuzz.expected import Finding, check_answers, read_answers, read_requests
@@ -43,7 +44,11 @@ def test_nothing_is_found_where_nothing_is_wrong(targets: Targets) -> None:
 
 def test_other_bytes_in_the_spool(targets: Targets, monkeypatch: pytest.MonkeyPatch) -> None:
     write = Arrival.write
-    monkeypatch.setattr(Arrival, "write", lambda self, piece: write(self, bytes(piece).replace(b"CT", b"MR")))
+
+    def write_others(self: Arrival, *pieces: Encoded) -> None:
+        write(self, *(bytes(piece).replace(b"CT", b"MR") for piece in pieces))
+
+    monkeypatch.setattr(Arrival, "write", write_others)
     with finding("not as it was sent"):
         targets.receiver.converse(STORING)
 
