@@ -96,7 +96,7 @@ class KeepOut:
     spent_peers: frozenset[str] = frozenset()
 
 
-class _Messages:
+class Messages:
     """Messages to the listening process, from any thread, in lists of those that come in quick succession.
 
     One that goes alone takes both processes as long as many together, which have most of their values in common.
@@ -156,7 +156,7 @@ def _serve(channel: Connection, connections_descriptor: int, register_descriptor
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    messages = _Messages(channel)
+    messages = Messages(channel)
     register = AssociationRegister(options.limits, register_descriptor)
     scp, gate = options.scp(register, on_instance=messages.send, on_association_end=messages.send)
     reporter = options.reporter(scp)

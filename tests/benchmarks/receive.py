@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.benchmarks import synchronized_copy
 from tests.benchmarks.receive_images import split, write_slices
 from tests.benchmarks.receive_memory import LEAST_OBJECTS, measure_memory
 from tests.benchmarks.receive_table import (
@@ -46,6 +49,7 @@ from tests.benchmarks.receivers import (
 FULL_RUNS = 5
 DEFAULT_GROWTH = 5000
 _NAGLE_RECEIVERS = ("ours", "storescp", "orthanc")
+_FILES_ALONE = "none: the files alone, synchronized"
 _WARM_UP_IMAGES = 100
 _WARM_UP_BYTES = 4 * 2**30
 
@@ -142,12 +146,19 @@ def _measure_speed(
     results: dict[Case, dict[str, list[Measurement]]] = {
         case: {RECEIVERS[name].label: [] for name in _taking_part(names, case)} for case in cases
     }
+    for case in cases:
+        if not case.nagle:
+            results[case][_FILES_ALONE] = []
     for number in range(options.runs):
         for case in cases:
             for name in _turned(_taking_part(names, case), number):
                 measured = measure(RECEIVERS[name], case, parts[case], folder / "storage")
                 results[case][RECEIVERS[name].label].append(measured)
                 print(f"round {number + 1}, senders {case}, {name}: {measured.seconds:.2f} s", flush=True)
+            if not case.nagle:
+                measured = measure_files(case, parts[case], folder / "storage")
+                results[case][_FILES_ALONE].append(measured)
+                print(f"round {number + 1}, files {case}: {measured.seconds:.2f} s", flush=True)
     return results
 
 
@@ -181,6 +192,33 @@ def measure(kind: type[Receiver], case: Case, parts: Sequence[Path], storage: Pa
     finally:
         _empty(storage.rename(storage.with_name(f"{storage.name}-{uuid.uuid4().hex}")))
         os.sync()  # what one receiver has left unwritten must not slow down the next one
+
+
+def measure_files(case: Case, parts: Sequence[Path], storage: Path) -> Measurement:
+    """Copy the files durably without a receiver, in a process for each sender.
+
+    Raises
+    ------
+    MeasurementFailed
+        A file was not written.
+    """
+    storage.mkdir()
+    try:
+        program, before = synchronized_copy.__file__, resource.getrusage(resource.RUSAGE_CHILDREN)
+        begin = time.perf_counter()
+        copies = [subprocess.Popen([sys.executable, program, str(part), str(storage)]) for part in parts]
+        codes = [process.wait() for process in copies]
+        seconds = time.perf_counter() - begin
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if any(codes):
+            raise MeasurementFailed("files were not written")
+        cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Measurement(
+            images=case.images, seconds=seconds, cpu_seconds=cpu_seconds, peak=None, rows_after_seconds=None
+        )
+    finally:
+        _empty(storage.rename(storage.with_name(f"{storage.name}-{uuid.uuid4().hex}")))
+        os.sync()
 
 
 def _empty(storage: Path) -> None:

@@ -32,7 +32,8 @@ class Measurement:
     """From the first sender's start to the last one's end."""
     cpu_seconds: float
     """Of the receiver's processes, until everything was in its database."""
-    peak: Memory
+    peak: Memory | None
+    """None where nothing but files was measured."""
     rows_after_seconds: float | None
     """From the last sender's end to the last row in the database; None where the receiver promises no rows."""
 
@@ -110,8 +111,8 @@ def _speed_row(case: Case, label: str, rounds: Rounds, ours: Rounds | None) -> t
         f"{min(speeds):.0f} to {max(speeds):.0f}",
         "" if ours is None or ours is rounds else f"{median_ratio(ours, rounds):.2f}",
         f"{statistics.median(m.cpu_seconds / m.images for m in rounds) * 1e3:.2f}",
-        f"{max(m.peak.sum_mib for m in rounds):.0f}",
-        f"{max(m.peak.largest_mib for m in rounds):.0f}",
+        _highest_text([m.peak.sum_mib for m in rounds if m.peak]),
+        _highest_text([m.peak.largest_mib for m in rounds if m.peak]),
         _median_text([m.rows_after_seconds for m in rounds if m.rows_after_seconds is not None]),
     )
 
@@ -124,6 +125,10 @@ def median_ratio(ours: Rounds, theirs: Rounds) -> float:
 
 def _median_text(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):.2f}" if seconds else ""
+
+
+def _highest_text(mib: Sequence[float]) -> str:
+    return f"{max(mib):.0f}" if mib else ""
 
 
 def _memory_row(moment: str, memory: Memory) -> tuple[str, ...]:

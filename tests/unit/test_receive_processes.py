@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ich_node.receive.limits import Limits
 from ich_node.receive.listener import Endpoint
 from ich_node.receive.processes import HandedOn, ReceivingProcesses, default_processes
 from ich_node.receive.received import AssociationSummary, ReceivedInstance
-from ich_node.receive.receiving_process import KeepOut, ScpOptions
+from ich_node.receive.receiving_process import KeepOut, Messages, ScpOptions
 from ich_node.receive.spool import Spool
 from ich_node.receive.tls import TlsFiles, client_context
 from tests.bare_peer import A_ABORT, A_ASSOCIATE_AC, BarePeer, associate_rq
@@ -328,3 +329,37 @@ def test_processes_that_do_not_start_are_said(
 def test_there_are_as_many_processes_as_cores_but_not_too_many() -> None:
     assert 1 <= default_processes() <= 4
     assert default_processes() <= len(os.sched_getaffinity(0))
+
+
+# messages between the processes
+
+
+def test_messages_that_come_together_go_together_and_in_order() -> None:
+    taking, giving = Pipe(duplex=False)
+    messages = Messages(giving)
+    for number in range(100):
+        messages.send(number)
+    messages.close()
+    giving.close()
+    lists: list[list[int]] = []
+    with suppress(EOFError):
+        while True:
+            lists.append(taking.recv())
+    assert [number for several in lists for number in several] == list(range(100))
+    assert len(lists) < 50
+
+
+def test_whoever_says_too_much_to_a_process_that_does_not_listen_waits() -> None:
+    taking, giving = Pipe(duplex=False)
+    messages = Messages(giving)
+    many = threading.Thread(target=lambda: [messages.send(bytes(1000)) for _ in range(3000)], daemon=True)
+    many.start()
+    many.join(1.0)
+    assert many.is_alive()
+    assert len(messages._waiting) <= 500
+    count = 0
+    while count < 3000:
+        count += len(taking.recv())
+    many.join(DEADLINE_S)
+    assert not many.is_alive()
+    messages.close()
