@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 
@@ -184,7 +186,7 @@ def scan(
                 if at > len(beginning):
                     return None
             else:
-                at = _after(beginning, vr, length, value_at, implicit_vr, 0)
+                at = _after(beginning, tag, vr, length, value_at, implicit_vr, 0)
             if tag in HEADER_TAGS and length != _UNDEFINED:
                 if tag == _SPECIFIC_CHARACTER_SET and not _PLAIN_NAMES.fullmatch(beginning, value_at, at):
                     return None
@@ -207,13 +209,15 @@ def _element(data: bytes, at: int, implicit_vr: bool) -> tuple[int, bytes, int, 
     raise _NotPlain
 
 
-def _after(data: bytes, vr: bytes, length: int, value_at: int, implicit_vr: bool, depth: int) -> int:
+def _after(
+    data: bytes, tag: int, vr: bytes, length: int, value_at: int, implicit_vr: bool, depth: int
+) -> int:
     """Where the next element begins."""
     if length != _UNDEFINED:
         if value_at + length > len(data):
             raise _NotPlain
         return value_at + length
-    if vr not in (b"SQ", b"") or depth >= _DEEPEST:
+    if not (vr == b"SQ" or (implicit_vr and _is_sequence(tag))) or depth >= _DEEPEST:
         raise _NotPlain
     at = value_at
     while True:
@@ -234,4 +238,13 @@ def _after_item(data: bytes, length: int, at: int, implicit_vr: bool, depth: int
         tag, vr, element_length, at = _element(data, at, implicit_vr)
         if tag == _ITEM_END:
             return at
-        at = _after(data, vr, element_length, at, implicit_vr, depth + 1)
+        at = _after(data, tag, vr, element_length, at, implicit_vr, depth + 1)
+
+
+@lru_cache(maxsize=4096)
+def _is_sequence(tag: int) -> bool:
+    """Whether the data dictionary says so; one that it does not know is nothing plain."""
+    try:
+        return dictionary_VR(tag) == "SQ"
+    except KeyError:
+        return False

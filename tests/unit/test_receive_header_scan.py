@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ def test_it_reads_what_pydicom_reads(implicit_vr: bool, undefined: bool) -> None
 )
 def test_what_is_not_plain_is_left_to_pydicom(encoded: bytes) -> None:
     assert scanned(encoded) is None
+
+
+def test_an_element_of_undefined_length_that_is_no_sequence_is_left_to_pydicom() -> None:
+    # Without VRs nothing but the dictionary tells; pydicom takes its value to the next sequence delimiter.
+    dataset = image(ProcedureCodeSequence=nested(1, undefined=True))
+    dataset["ProcedureCodeSequence"].is_undefined_length = True
+    encoded = written(dataset, implicit_vr=True)
+    sequence, text = struct.pack("<HH", 0x0008, 0x1032), struct.pack("<HH", 0x0008, 0x1030)
+    assert scanned(encoded, implicit_vr=True) is not None
+    assert encoded.count(sequence) == 1
+    assert scanned(encoded.replace(sequence, text), implicit_vr=True) is None
 
 
 @given(st.binary(max_size=40), st.integers(0, 400), st.integers(0, 8), st.booleans())
