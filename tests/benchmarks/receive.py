@@ -126,9 +126,9 @@ def _installed(names: Sequence[str]) -> list[str]:
         print(f"left out, because not installed: {', '.join(missing)}\n")
         return []
     for name in names:
-        if not is_installed(RECEIVERS[name].program):
+        if not RECEIVERS[name].is_installed():
             print(f"without {name}, which is not installed")
-    return [name for name in dict.fromkeys(names) if is_installed(RECEIVERS[name].program)]
+    return [name for name in dict.fromkeys(names) if RECEIVERS[name].is_installed()]
 
 
 def _measure_speed(
