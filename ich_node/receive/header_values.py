@@ -7,6 +7,7 @@ on values that a node must live with, and costs half as much again.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 import struct
@@ -20,6 +21,8 @@ from ich_node.errors import RejectionReason, StudyRejected
 
 MAX_TEXT_CHARACTERS = 324
 """Longest text kept: five PN components in three groups; longer ones are cut, never refused."""
+_MOST_VALUES = 64
+"""Of an attribute with several; short ones take more memory than bytes."""
 LONGEST_VALUE_BYTES = 65536
 """No value of a header that is looked at is longer; one that claims to be is absent."""
 
@@ -82,11 +85,11 @@ class HeaderValues:
         if value is None:
             return []
         if isinstance(value, bytes):
-            parts = _decode(value, encodings).split("\\")
+            parts = _decode(value, encodings).split("\\", _MOST_VALUES)[:_MOST_VALUES]
         elif isinstance(value, str) or not hasattr(value, "__iter__"):
             parts = [str(value)]
         else:
-            parts = [str(part) for part in value]
+            parts = [str(part) for part in itertools.islice(value, _MOST_VALUES)]
         return [_CONTROL_CHARACTERS.sub(" ", part).strip()[:MAX_TEXT_CHARACTERS] for part in parts]
 
     def strings(self, keyword: str) -> list[str]:

@@ -105,6 +105,10 @@ class PacedConnection:
         """Of what `need` gave, so many bytes at the beginning are dealt with."""
         self._start += count
 
+    def release(self) -> None:
+        """Give the buffer's memory back: the association lives on until the garbage is collected."""
+        self._buffer = memoryview(b"")
+
     def _read(self, buffer: memoryview) -> int:
         try:
             if self._plain:

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ from ich_node.receive.commitment import CommitmentDesk
 from ich_node.receive.commitment_reports import CommitmentReporter
 from ich_node.receive.free_space import FreeSpace
 from ich_node.receive.limits import AllowedPeer, Limits
+from ich_node.receive.received import log_without_values
 from ich_node.receive.register import AssociationRegister
 from ich_node.receive.scp import StorageScp
 from ich_node.receive.spool import Spool
@@ -35,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 _PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 5.0
 _GATHERING_SECONDS = 0.02
-_MOST_WAITING = 500
+_MOST_WAITING = 100
 OVER_TLS, PLAIN = b"T", b"P"
 """Come with each connection."""
 
@@ -131,6 +133,9 @@ class Messages:
                 self._connection.send(messages)
             except OSError:  # the listening process has died, and this one with it
                 return
+            except Exception as error:  # out of memory, for example: its successor can tell what it could not
+                log_without_values(_LOG, "what was stored cannot be told", error)
+                os._exit(1)
 
     def _take(self) -> list[object]:
         with self._changed:

@@ -177,7 +177,7 @@ class _UpperLayer(DULServiceProvider):
         admit(kind, length, self.state_machine.current_state, self._limits)
         pdus = paced.need(6 + length)
         if kind == PduType.P_DATA_TF and self.state_machine.current_state == IN_TRANSFER:
-            paced.taken(cast(StorageAssociation, self.assoc).take(pdus, 6 + length))
+            cast(StorageAssociation, self.assoc).take(pdus, 6 + length)
         else:
             paced.taken(6 + length)
             self._hand_on(bytearray(pdus[: 6 + length]))
@@ -285,7 +285,7 @@ class StorageAssociation(Association):
         self._kill = True
         self.is_established = False
 
-    def take(self, pdus: memoryview, first: int) -> int:
+    def take(self, pdus: memoryview, first: int) -> None:
         """Take P-DATA-TF PDUs, past pynetdicom's decoder and message queue.
 
         Parameters
@@ -294,11 +294,6 @@ class StorageAssociation(Association):
             All bytes that have come.
         first
             Length of the first PDU in them, which is whole and of this type.
-
-        Returns
-        -------
-        int
-            How many of the bytes were taken, at least those of the first PDU.
 
         Raises
         ------
@@ -309,9 +304,9 @@ class StorageAssociation(Association):
         if not taken:
             self._messages.take(pdus[6:first], self._accepted_cx)
             taken = first
+        self._socket.paced.taken(taken)
         if self._messages.is_between_messages:
             self._socket.paced.begin_message()
-        return taken
 
     def begin_store(self, command: CommandSet, context_id: int) -> Arrival:
         """Take up an object."""
@@ -322,7 +317,6 @@ class StorageAssociation(Association):
         self.received_bytes += arrival.size_bytes
         status, comment = self._service.end_store(self, arrival)
         self.send(response_pdu(command, context_id, status, comment))
-        self._socket.paced.begin_message()
         self._service.after_store(self)
 
     def hand_on(self, context_id: int, value: bytes) -> None:
@@ -419,6 +413,7 @@ class StorageAssociation(Association):
             close_gently(connection)
         with contextlib.suppress(OSError):
             connection.close()
+        self._socket.paced.release()
 
     def _describe(self, entity: AE, contexts: Sequence[PresentationContext]) -> None:
         self.acceptor.maximum_length = entity.maximum_pdu_size

@@ -84,6 +84,12 @@ def test_file_and_dataset_give_the_same(tmp_path: Path) -> None:
     assert read_header(path) == header_from_dataset(one_slice(), path)
 
 
+def test_of_endless_values_only_the_first_are_kept(tmp_path: Path) -> None:
+    # 25,000 values of two characters would be a megabyte of memory for each object that waits for its row.
+    instance, _ = read_header(save_with(tmp_path, "ImageType", b"\\".join([b"AB"] * 20_000)))
+    assert instance.image_type == ("AB",) * 64
+
+
 @pytest.mark.parametrize(
     "syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEG2000Lossless]
 )

@@ -438,6 +438,8 @@ def test_slowness_within_a_message_is(
     monkeypatch.setattr(paced_connection, "_GRACE_SECONDS", 0.05)
     desk = open_desk(min_bytes_per_second=2000)
     peer = call(desk)
+    dataset = small_object(PixelData=bytes(50_000))  # what it brought quickly does not count for the next
+    assert peer.store(str(dataset.SOPInstanceUID), encoded(dataset), size=60_000) == 0
     request = p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, echo_rq()))
     peer.send(request[:40])
     assert not threading.Event().wait(0.2)
