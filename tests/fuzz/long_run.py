@@ -7,12 +7,14 @@ dies is replaced, and the case that it was at is a finding. ``--replay FILE...``
 from __future__ import annotations
 
 import argparse
+import ctypes
 import faulthandler
 import json
 import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ this, may be stopped for a while."""
 _LOOKED_EVERY_SECONDS = 0.5
 _REPORTED_EVERY_SECONDS = 30.0
 _NOTED_EVERY_CASES = 200
+_PR_SET_PDEATHSIG = 1
+_ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -96,7 +100,10 @@ def _supervise(shares: list[_Share], deadline_s: float) -> int:
     at_start = _sum(shares).total
     running = {share.worker: _Worker(share) for share in shares}
     reported = began
-    while running and time.monotonic() < deadline_s:
+    told_to_end = threading.Event()
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, lambda *_: told_to_end.set())
+    while running and time.monotonic() < deadline_s and not told_to_end.is_set():
         for number, worker in list(running.items()):
             worker.process.join(_LOOKED_EVERY_SECONDS / len(running))
             if worker.process.exitcode == 0:
@@ -160,6 +167,9 @@ _STARTS_FRESH = 3
 
 def _work(share: _Share, at: Any, stopping: Any) -> None:
     faulthandler.enable()
+    for number in _ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # who has started it says when to end
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # Linux: nobody else would end it
     noted = share.progress()
     before = Count.from_note(noted["count"])
     numbers = range(noted["next"], share.cases, share.processes)
