@@ -130,14 +130,16 @@ class HeaderCache:
             self._headers[key] = known
             return known
         values = HeaderValues(scanned)
-        instance = replace(
-            known[0],
+        another = object.__new__(Instance)
+        # As dataclasses.replace, which sets each of three dozen fields anew.
+        another.__dict__.update(
+            known[0].__dict__,
             path=path,
             sop_instance_uid=values.identity("SOPInstanceUID"),
             instance_number=values.integer("InstanceNumber"),
             image_position_patient_mm=values.triple("ImagePositionPatient"),
         )
-        return instance, known[1]
+        return another, known[1]
 
 
 class _NotPlain(Exception):
