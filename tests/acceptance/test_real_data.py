@@ -82,7 +82,7 @@ def _study_with(node: RunningNode, images: int, **row: str) -> str:
         rows = node.worklist().items()
         return next((u for u, r in rows if row.items() <= r.items() and _has(node, u, images)), "")
 
-    return str(wait_until(found, f"a series of {images} images", 30))
+    return str(wait_until(found, f"a series of {images} images", 120))
 
 
 def _has(node: RunningNode, uid: str, images: int) -> bool:
