@@ -41,6 +41,7 @@ _SHORT_VRS = frozenset(
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _NO_VRS: frozenset[bytes] = frozenset()
 _DEEPEST = 8
+_DELIMITERS_GROUP = 0xFFFE
 _VARYING_TAGS = frozenset(
     tag_of(keyword) for keyword in ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient")
 )
@@ -177,6 +178,8 @@ def scan(
             is_short = vr in short_vrs
             if not is_short:
                 tag, vr, length, value_at = _element(beginning, at, implicit_vr)
+            if group == _DELIMITERS_GROUP:  # of no sequence; pydicom reads it in its own way
+                return None
             if ends_header(tag):
                 header = ScannedHeader(elements, transfer_syntax_uid, implicit_vr=implicit_vr)
                 return header, promises_pixel_data(tag, length)

@@ -97,8 +97,17 @@ def test_it_reads_what_pydicom_reads(implicit_vr: bool, undefined: bool) -> None
         written(image(ProcedureCodeSequence=nested(12, undefined=True))).replace(b"SQ\0\0", b"ZZ\0\0"),
         b"\x08\x00\x18\x00ZZ\x02\x001\x00",
         written(image())[8:] + written(image()),
+        b"\x08\x00\x18\x00UI\x02\x001\x00\xfe\xff\xdd\xe0UN" + bytes(8),
     ],
-    ids=["empty", "cut off", "not at an element", "unknown VR within", "unknown VR", "tags descend"],
+    ids=[
+        "empty",
+        "cut off",
+        "not at an element",
+        "unknown VR within",
+        "unknown VR",
+        "tags descend",
+        "delimiter",
+    ],
 )
 def test_what_is_not_plain_is_left_to_pydicom(encoded: bytes) -> None:
     assert scanned(encoded) is None
