@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from ich_node.database import receipt
 from ich_node.database.engine import Database
@@ -28,9 +28,6 @@ from ich_node.receive.received import (
 from ich_node.receive.spool import Spool
 from ich_node.receive.waiting import HandedOn, Patience, WaitingLine
 from ich_node.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

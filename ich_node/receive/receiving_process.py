@@ -133,7 +133,7 @@ class Messages:
                 self._connection.send(messages)
             except OSError:  # the listening process has died, and this one with it
                 return
-            except Exception as error:  # out of memory, for example: its successor can tell what it could not
+            except Exception as error:  # out of memory, for example: then the spool is looked through
                 log_without_values(_LOG, "what was stored cannot be told", error)
                 os._exit(1)
 
