@@ -1,4 +1,6 @@
-"""pynetdicom, set up for this process and extended: the only module that changes how it behaves.
+"""pynetdicom, set up for this process and extended where a peer requests the association.
+
+No module but this one and `requestor`, its counterpart where this node requests, changes how it behaves.
 
 Each override below says which behaviour of pynetdicom 3.0.4 it replaces and why;
 ``tests/unit/test_receive_upper_layer.py`` holds them to that version.
@@ -54,6 +56,7 @@ from ich_node.receive.pdu_admission import (
     longest_pdu_bytes,
 )
 from ich_node.receive.received import log_without_values
+from ich_node.receive.requestor import RequestingEntity
 from ich_node.receive.service import StoreService
 from ich_node.receive.spool import IMPLEMENTATION_VERSION_NAME
 
@@ -90,9 +93,9 @@ def configure_pynetdicom() -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 
-def application_entity(ae_title: str, limits: Limits) -> AE:
+def application_entity(ae_title: str, limits: Limits) -> RequestingEntity:
     """Make an application entity that names this software and obeys the limits."""
-    entity = AE(ae_title=ae_title)
+    entity = RequestingEntity(ae_title=ae_title)
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.maximum_associations = limits.max_associations

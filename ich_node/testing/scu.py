@@ -11,11 +11,12 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
 from ich_node.errors import TransientError
+from ich_node.receive.requestor import RequestingEntity
 from ich_node.receive.upper_layer import configure_pynetdicom
 
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -116,7 +117,7 @@ def _association(
     timeout_s: float,
 ) -> Iterator[Association]:
     configure_pynetdicom()
-    entity = AE(ae_title=calling_ae_title)
+    entity = RequestingEntity(ae_title=calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = (
         timeout_s
     )

@@ -31,7 +31,7 @@ from pydicom.uid import (
     RLELossless,
     SecondaryCaptureImageStorage,
 )
-from pynetdicom import AE, build_context
+from pynetdicom import build_context
 from pynetdicom.association import Association
 
 from ich_node.errors import ConfigurationError
@@ -39,6 +39,7 @@ from ich_node.receive.accepted import TRANSFER_SYNTAXES
 from ich_node.receive.limits import AllowedPeer, Limits
 from ich_node.receive.received import AssociationSummary, ReceivedInstance, rebuild
 from ich_node.receive.receiver import Receiver
+from ich_node.receive.requestor import RequestingEntity
 from ich_node.receive.spool import Spool, SpoolWriter, part10_header
 from ich_node.receive.upper_layer import configure_pynetdicom
 from tests.small_objects import PATIENT_ID, PATIENT_NAME, ROOT, data_set_of, encoded, saved, small_object
@@ -123,7 +124,7 @@ def request_association(
     calling: str = "SCANNER",
 ) -> Association:
     configure_pynetdicom()
-    entity = AE(ae_title=calling)
+    entity = RequestingEntity(ae_title=calling)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = DEADLINE_S
     wanted = contexts or [(CTImageStorage, ExplicitVRLittleEndian)]
     return entity.associate(
@@ -584,7 +585,7 @@ def test_kill_9_loses_nothing_acknowledged_and_leaves_nothing_half(
     changed = threading.Condition()
 
     def send_until_dead() -> None:
-        entity = AE(ae_title="SCANNER")
+        entity = RequestingEntity(ae_title="SCANNER")
         # pynetdicom waits that long when the connection breaks just before it asks for the answer
         entity.dimse_timeout = 3.0
         association = entity.associate(

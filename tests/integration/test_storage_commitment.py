@@ -35,6 +35,7 @@ from ich_node.receive.commitment_reports import CommitmentReporter, RetrySchedul
 from ich_node.receive.commitment_request import SOP_CLASS_UID, SOP_INSTANCE_UID
 from ich_node.receive.limits import AllowedPeer
 from ich_node.receive.receiver import Receiver
+from ich_node.receive.requestor import RequestingEntity
 from ich_node.receive.spool import Spool
 from ich_node.receive.tls import client_context, server_context
 from ich_node.receive.upper_layer import configure_pynetdicom
@@ -167,7 +168,7 @@ class Modality:
 
     @contextmanager
     def associated(self, port: int) -> Iterator[Association]:
-        entity = AE(ae_title=MODALITY)
+        entity = RequestingEntity(ae_title=MODALITY)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = DEADLINE_S
         association = entity.associate(
             "127.0.0.1",
