@@ -1,8 +1,8 @@
 """From Hounsfield units to network input, once, for training and for reading alike.
 
-Each slice is cut out on a square grid of fixed physical pitch around its intracranial space. So the network
-sees heads at one scale whatever the field of view, and never the head holder's position. Nothing here looks
-at another slice except through the intracranial mask.
+A slice is cut out on a square grid (`SliceFrame`): the whole image, as some papers have it, or a field of
+fixed physical pitch, so that the network sees heads at one scale whatever the field of view. Nothing here
+looks at another slice except through the intracranial mask.
 """
 
 from __future__ import annotations
@@ -81,18 +81,89 @@ def network_slice(
     spacing_mm
         (slice, row, column), mm.
     """
-    step = (config.pitch_mm / spacing_mm[1], config.pitch_mm / spacing_mm[2])
-    centre = _centre(mask, index)
-    half = (config.size - 1) / 2
-    frame = SliceFrame(origin=(centre[0] - half * step[0], centre[1] - half * step[1]), step=step)
-    clipped = np.clip(image, *config.hu_range)
-    # the pitch is coarser than the source's: average first, or noise and thin blood alias
-    smooth = ndimage.gaussian_filter(clipped, [0.35 * max(0.0, s - 1) for s in step], truncate=3)
+    frame = field_of_view(cavity_centre(mask, index), spacing_mm, config.size, config.pitch_mm)
     return NetworkSlice(
-        hu=_resample(smooth, frame, config.size, config.hu_range[0]),
+        hu=cut_out(image, frame, config.size, config.hu_range),
         mask=_resample_mask(mask, index, frame, config.size),
         frame=frame,
     )
+
+
+def field_of_view(
+    centre: tuple[float, float], spacing_mm: tuple[float, float, float], size: int, pitch_mm: float
+) -> SliceFrame:
+    """A grid of ``size`` x ``size`` pixels of ``pitch_mm`` around a (row, column) of the source grid."""
+    step = (pitch_mm / spacing_mm[1], pitch_mm / spacing_mm[2])
+    half = (size - 1) / 2
+    return SliceFrame(origin=(centre[0] - half * step[0], centre[1] - half * step[1]), step=step)
+
+
+def whole_image(shape: tuple[int, int], size: int) -> SliceFrame:
+    """A grid of ``size`` x ``size`` pixels over a whole image of (rows, columns), edge to edge."""
+    step = (shape[0] / size, shape[1] / size)
+    return SliceFrame(origin=(step[0] / 2 - 0.5, step[1] / 2 - 0.5), step=step)
+
+
+def cut_out(image: FloatArray, frame: SliceFrame, size: int, hu_range: tuple[float, float]) -> FloatArray:
+    """Bring a slice to a grid, linearly, averaged first where the grid is coarser than the source.
+
+    Returns
+    -------
+    numpy.ndarray
+        (size, size) float32, HU clipped to the range; its lower end where the grid leaves the image.
+    """
+    clipped = np.clip(image, *hu_range)
+    # without the average, noise and thin blood would alias
+    smooth = ndimage.gaussian_filter(clipped, [0.35 * max(0.0, s - 1) for s in frame.step], truncate=3)
+    return _resample(smooth, frame, size, hu_range[0])
+
+
+def on_source_grid(
+    evidence: npt.NDArray[np.floating], frame: SliceFrame, size: int, shape: tuple[int, int]
+) -> FloatArray:
+    """Bring a map from a network's output grid back to the source pixel grid, linearly.
+
+    Parameters
+    ----------
+    evidence
+        (h, w), each cell ``size / h`` x ``size / w`` pixels of the network's input.
+    frame
+        Where that input lies on the source slice.
+    shape
+        (rows, columns) of the source image.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) float32; beyond the grid's edge as at its edge.
+    """
+    cell = np.array([size / n for n in evidence.shape])
+    # source pixel centre -> network pixel centre -> output cell centre
+    step = 1 / (np.array(frame.step) * cell)
+    origin = (frame.to_network(0, 0) + 0.5 * np.ones(2)) / cell - 0.5
+    fine = ndimage.affine_transform(
+        np.asarray(evidence, np.float32), step, offset=origin, output_shape=shape, order=1, mode="nearest"
+    )
+    return np.asarray(fine, np.float32)
+
+
+def unit_windows(hu: torch.Tensor, windows_hu: tuple[tuple[float, float], ...]) -> torch.Tensor:
+    """Show HU through windows as viewers do (linear exact: PS3.3 C.11.2.1.3.2), each scaled to 0 to 1.
+
+    Parameters
+    ----------
+    hu
+        (batch, size, size), HU.
+    windows_hu
+        (level, width) of each.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, windows, size, size).
+    """
+    shown = [((hu - level) / width + 0.5).clamp(0, 1) for level, width in windows_hu]
+    return torch.stack(shown, dim=1)
 
 
 def channels(hu: torch.Tensor, config: PreprocessConfig) -> torch.Tensor:
@@ -113,7 +184,7 @@ def channels(hu: torch.Tensor, config: PreprocessConfig) -> torch.Tensor:
     return torch.stack([wide, *narrow], dim=1)
 
 
-def _centre(mask: CoarseMask, index: int) -> tuple[float, float]:
+def cavity_centre(mask: CoarseMask, index: int) -> tuple[float, float]:
     """Centre of the intracranial bounding box in source pixels; of the image where the slice has none."""
     cells = mask.mask[index]
     if not cells.any():
