@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import cast
@@ -71,6 +72,8 @@ class CommitmentCall:
         self._connection: socket.socket | None = None
         self._failure = ""
         self._message_id = 0
+        self._ending = threading.Lock()
+        self._is_ending = False
 
     def __enter__(self) -> CommitmentCall:
         """Nothing is opened yet."""
@@ -80,7 +83,9 @@ class CommitmentCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Release the association and close the connection."""
-        if self._association is not None and self._association.is_established:
+        with self._ending:
+            aborted, self._is_ending = self._is_ending, True
+        if self._association is not None and self._association.is_established and not aborted:
             self._association.release()
         # pynetdicom leaves it open when the peer aborts the negotiation.
         if self._connection is not None:
@@ -116,10 +121,15 @@ class CommitmentCall:
         )
 
     def abort(self) -> None:
-        """Break off, from another thread."""
-        association = self._association
-        if association is not None and association.is_established:
-            association.abort(block=False)
+        """Break off, from another thread; a release that has begun goes on until its timeout.
+
+        pynetdicom's state machine ends with an error when a release follows an abort.
+        """
+        with self._ending:
+            association = self._association
+            if association is not None and association.is_established and not self._is_ending:
+                self._is_ending = True
+                association.abort(block=False)
 
     def _open(self) -> str:
         configure_pynetdicom()

@@ -17,6 +17,8 @@ from python_multipart.multipart import MultipartParser
 _BOUNDARY = re.compile(r"[ -~]{0,69}[!-~]")
 """RFC 2046: 1 to 70 characters, the last no space. More characters than it allows do no harm."""
 _MAX_PREAMBLE_BYTES = 8192
+_MAX_PADDING_BYTES = 64
+"""White space after a boundary: RFC 2046 names no limit, and nobody sends any."""
 _MAX_HEADERS = 32
 _MAX_HEADER_BYTES = 8192
 
@@ -82,7 +84,10 @@ class MultipartReader:
         delimiter = b"--" + boundary.encode("ascii")
         self._taker = taker
         self._delimiter = delimiter
-        self._first = re.compile(rb"\r\n%b(?:[ \t]*(?=\r\n)|(?=--))" % re.escape(delimiter))
+        self._first = re.compile(
+            rb"\r\n%b(?:[ \t]{0,%d}(?=\r\n)|(?=--))" % (re.escape(delimiter), _MAX_PADDING_BYTES)
+        )
+        self._first_bytes = 2 + len(delimiter) + _MAX_PADDING_BYTES + 2
         self._preamble: bytearray | None = bytearray(b"\r\n")
         self._ended = False
         self._headers: dict[str, str] = {}
@@ -133,9 +138,11 @@ class MultipartReader:
     def _after_preamble(self, preamble: bytearray, chunk: bytes) -> bytes:
         preamble += chunk
         found = self._first.search(preamble)
+        # One that begins in time may end later: however the body is cut into pieces, the answer is the same.
+        late = len(preamble) - self._first_bytes if found is None else found.start()
+        if late > _MAX_PREAMBLE_BYTES:
+            raise MultipartError("no boundary where the first part should begin")
         if found is None:
-            if len(preamble) > _MAX_PREAMBLE_BYTES:
-                raise MultipartError("no boundary where the first part should begin")
             return b""
         self._preamble = None
         return self._delimiter + preamble[found.end() :]

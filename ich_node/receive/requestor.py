@@ -74,11 +74,6 @@ class RequestedAssociation(Association):
     def _is_paused(self, _: bool) -> None:
         """Upstream's word for it is not taken."""
 
-    def release(self) -> None:
-        """Release, unless another thread has aborted: upstream's state machine raises for a release after that."""
-        if not self._sent_abort:
-            super().release()
-
 
 class _Checkpoint(threading.Event):
     """Where the reactor stops, on each of its rounds, while it is not set."""

@@ -182,15 +182,6 @@ def test_a_report_that_is_served_meanwhile_does_not_stop_the_sender(peer: int) -
     association.release()
 
 
-def test_no_release_follows_an_abort(peer: int) -> None:
-    association = requested(RequestingEntity(), peer)
-    association.abort(block=False)
-    association.release()  # the state machine's thread would end with an error, and pytest would see it
-    association.dul.join(DEADLINE_S)
-    assert not association.dul.is_alive()
-    assert not association.is_released
-
-
 def test_a_reactor_that_has_ended_is_not_waited_for(peer: int) -> None:
     association = requested(RequestingEntity(), peer)
     association._kill = True  # what an error in the state machine's thread does

@@ -268,6 +268,20 @@ def test_text_before_and_after_the_parts_is_passed_over(preamble: bytes) -> None
     assert contents(read_parts(body, cuts=list(range(len(body))))) == [b"one", b"two"]
 
 
+@pytest.mark.parametrize(("before", "is_found"), [(8190, True), (8191, False), (20_000, False)])
+@pytest.mark.parametrize("ending", [b"--\r\n", b" " * 64 + b"\r\n\r\none\r\n--b-01--"])
+def test_a_first_boundary_that_comes_too_late_does_so_however_the_network_cuts(
+    before: int, is_found: bool, ending: bytes
+) -> None:
+    body = b"x" * before + b"\r\n--b-01" + ending
+    for cuts in ([], [before], [before + 4], [before + 8], [before + 12], list(range(0, len(body), 97))):
+        if is_found:
+            assert contents(read_parts(body, cuts=cuts)) == ([] if ending.startswith(b"--") else [b"one"])
+        else:
+            with pytest.raises(MultipartError, match="where the first part should begin"):
+                read_parts(body, cuts=cuts)
+
+
 def test_white_space_after_a_boundary() -> None:
     body = b"--b-01 \t\r\n\r\none\r\n--b-01  \r\n\r\ntwo\r\n--b-01--"
     assert contents(read_parts(body)) == [b"one", b"two"]
