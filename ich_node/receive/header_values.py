@@ -13,6 +13,7 @@ import re
 import struct
 from typing import Any, Protocol
 
+from pydicom import charset
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
@@ -44,6 +45,17 @@ class Elements(Protocol):
         ...
 
     def __contains__(self, name: Any, /) -> bool: ...
+
+
+def _say_nothing(encoding: str, patched_encoding: str | None = None) -> None:
+    """Stands in for pydicom's warning of a Specific Character Set (0008,0005) that is none.
+
+    pydicom gives it whenever it reads such a data set, by its log and on stderr, and quotes the value: where
+    lengths are damaged that is what follows, names included.
+    """
+
+
+charset._warn_about_invalid_encoding = _say_nothing
 
 
 class HeaderValues:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
 from pydicom import Dataset, config
-from pydicom.charset import convert_encodings, decode_bytes, encode_string
+from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.uid import UID
@@ -226,10 +226,13 @@ def _texts(dataset: Dataset) -> Iterable[str]:
 
 
 def _carries(declared: str | Iterable[str], texts: Iterable[str]) -> bool:
+    names = [declared] if isinstance(declared, str) else list(declared)
+    if not all(name in python_encoding for name in names):
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            encodings = convert_encodings(declared if isinstance(declared, str) else list(declared))
+            encodings = convert_encodings(names)
             return all(_survives(text, encodings) for text in texts)
         except (LookupError, ValueError, UserWarning):
             return False

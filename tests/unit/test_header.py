@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,17 @@ def test_text_is_decoded_by_the_character_set(
     path = save_with(tmp_path, "SpecificCharacterSet", character_set)
     write_raw(path, "PatientName", stored)
     assert read_header(path)[1].patient_name == name
+
+
+def test_a_character_set_that_is_none_is_not_quoted_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save_with(tmp_path, "SpecificCharacterSet", b"ISO 2022 IR!999\x10\x00Zyxwv^Quentin\\ISO_IR 999")
+    write_raw(path, "PatientName", "Müller".encode("latin_1"))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        assert read_header(path)[1].patient_name == "Müller"
+    assert "Zyxwv" not in caplog.text + "".join(str(warning.message) for warning in warned)
 
 
 @pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
