@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -74,9 +75,11 @@ class SliceFinding:
     probabilities: dict[IchSubtype, float]
     """Probability per class the model knows; a model without subtypes gives ``ANY`` alone."""
     localizations: tuple[Localization, ...] = ()
-    likelihood_map: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
-    """(rows, columns) float32, 0 to 1, on the source pixel grid, zero outside the intracranial space; kept only for
-    slices that are suspicious."""
+    likelihood_maps: Mapping[IchSubtype, npt.NDArray[np.float32]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Likelihood per class, 0 to 1, each (rows, columns) float32 on the source pixel grid, zero outside the
+    intracranial space; a model without subtypes gives ``ANY`` alone. Kept only for the most suspicious slices."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from ich_node.receive.header import read_header
 from ich_node.report import Predecessor, ReadingReport, build_secondary_captures, build_structured_report
 from ich_node.selection import SeriesExclusion, select_series
 from ich_node.study import Instance, Series, Study
-from ich_node.volume import load_volume, source_headers
+from ich_node.volume import HeadVolume, load_volume, source_headers
 
 logger = logging.getLogger(__name__)
 
@@ -45,24 +45,27 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """What was read of a series before."""
+    """What was read of a series before, by the name of the model."""
 
-    run_number: int
-    """Of the reading that would come next."""
-    earlier: EarlierReading | None
+    last_run_numbers: Mapping[str, int]
+    earlier: Mapping[str, EarlierReading]
+    """The readings that count now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
     """A series of the study was read."""
 
-    reading: NewReading
+    readings: tuple[NewReading, ...]
+    """One of each model that read, at least one."""
     exclusions: tuple[SeriesExclusion, ...]
+    fault: StudyRejected | None = None
+    """Why another model gave no reading."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unchanged:
-    """The best series has been read already, with the same images, model and weights."""
+    """The best series has been read already, with the same images, models and weights."""
 
     exclusions: tuple[SeriesExclusion, ...]
 
@@ -84,14 +87,15 @@ def read_study(
     *,
     spool_dir: Path,
     results_dir: Path,
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     history: Callable[[str], History],
     limits: DecodeLimits | None = None,
 ) -> StudyOutcome:
-    """Read the best series of a study that can be read.
+    """Read the best series of a study that can be read, with every model.
 
     Series are tried from the best to the worst; one that turns out to be unreadable is excluded with its reason, so
-    that a broken thin series does not hide a sound thick one.
+    that a broken thin series does not hide a sound thick one. A model whose earlier reading still holds is passed
+    over.
     """
     outliving = {s.series_instance_uid for s in claim.series if _outlives_its_images(s, history)}
     study, unreadable = _open_study(claim, spool_dir, without=outliving)
@@ -103,12 +107,13 @@ def read_study(
         content = _content_sha256(claim, series)
         past = history(series.series_instance_uid)
         others = _not_chosen(selection.candidates, series, exclusions)
-        if not claim.reprocess and _still_holds(past.earlier, content, predictor.algorithm):
+        due = [p for p in predictors if claim.reprocess or not _still_holds(past, content, p.algorithm)]
+        if not due:
             return Unchanged(exclusions=others)
         try:
-            reading = read_series(
+            readings, fault = read_series(
                 series,
-                predictor=predictor,
+                predictors=due,
                 history=past,
                 content_sha256=content,
                 results_dir=results_dir,
@@ -117,7 +122,7 @@ def read_study(
         except StudyRejected as rejected:
             exclusions.append(_exclusion(series.series_instance_uid, rejected))
             continue
-        return Read(reading=reading, exclusions=others)
+        return Read(readings=readings, exclusions=others, fault=fault)
     if outliving and not claim.reprocess:
         return Unchanged(exclusions=tuple(exclusions))
     return _not_read(exclusions, wanted)
@@ -126,44 +131,83 @@ def read_study(
 def read_series(
     series: Series,
     *,
-    predictor: Predictor,
+    predictors: Sequence[Predictor],
     history: History,
     content_sha256: str,
     results_dir: Path,
     limits: DecodeLimits | None = None,
-) -> NewReading:
-    """Read one series and write its result objects.
+) -> tuple[tuple[NewReading, ...], StudyRejected | None]:
+    """Read one series with every model and write the result objects.
+
+    Returns
+    -------
+    tuple
+        The readings, and why a model among several gave none: what the others found is not lost for it.
 
     Raises
     ------
     StudyRejected
-        The series cannot be read, or the model's output is no finding.
+        The series cannot be read, or no model's output is a finding.
     """
     timeline = {"started": _now()}
     volume = load_volume(series, limits)
     timeline["loaded"] = _now()
+    readings, fault = [], None
+    for predictor in predictors:
+        try:
+            reading = _read_volume(
+                volume, series, predictor, history, content_sha256, results_dir, dict(timeline)
+            )
+        except StudyRejected as rejected:
+            fault = fault or _of_model(rejected, predictor, predictors)
+            continue
+        readings.append(reading)
+    if not readings and fault is not None:
+        raise fault
+    _sync_folder(results_dir)
+    return tuple(readings), fault
+
+
+def _of_model(
+    rejected: StudyRejected, predictor: Predictor, predictors: Sequence[Predictor]
+) -> StudyRejected:
+    """Name the model where several read."""
+    if len(predictors) == 1:
+        return rejected
+    return StudyRejected(rejected.reason, f"{predictor.algorithm.name}: {rejected.detail}")
+
+
+def _read_volume(
+    volume: HeadVolume,
+    series: Series,
+    predictor: Predictor,
+    history: History,
+    content_sha256: str,
+    results_dir: Path,
+    timeline: dict[str, str],
+) -> NewReading:
     finding = predictor.predict(volume.hu, volume.spacing_mm)
     timeline["predicted"] = _now()
     read_at = datetime.now(UTC)
+    run_number = history.last_run_numbers.get(predictor.algorithm.name, 0) + 1
     report = ReadingReport(
         finding=finding,
         source_images=source_headers(volume),
         frame_numbers=tuple(i.frame_number for i in volume.instances),
         hu=volume.hu,
         spacing_mm=volume.spacing_mm,
-        run_number=history.run_number,
+        run_number=run_number,
         read_at=read_at,
-        predecessor=_predecessor(history.earlier, series),
+        predecessor=_predecessor(history.earlier.get(predictor.algorithm.name), series),
         caveats=volume.caveats,
     )
     structured_report = build_structured_report(report)
     captures = build_secondary_captures(report)
     objects = [_save(structured_report, "SR", results_dir), *(_save(c, "SC", results_dir) for c in captures)]
-    _sync_folder(results_dir)
     timeline["reported"] = _now()
     return NewReading(
         series_instance_uid=series.series_instance_uid,
-        run_number=history.run_number,
+        run_number=run_number,
         finding=finding,
         sop_instance_uids=tuple(i.sop_instance_uid for i in volume.instances),
         frame_numbers=tuple(i.frame_number for i in volume.instances),
@@ -181,8 +225,8 @@ def _outlives_its_images(claimed: ClaimedSeries, history: Callable[[str], Histor
     """Whether the series was read, its images were purged, and no other has come since: that reading counts."""
     if not claimed.purged_instances:
         return False
-    earlier = history(claimed.series_instance_uid).earlier
-    return earlier is not None and earlier.sop_instance_uids.issuperset(claimed.sop_instance_uids)
+    readings = history(claimed.series_instance_uid).earlier.values()
+    return any(earlier.sop_instance_uids.issuperset(claimed.sop_instance_uids) for earlier in readings)
 
 
 def _open_study(
@@ -237,11 +281,11 @@ def _content_sha256(claim: StudyClaim, series: Series) -> str:
     return hashlib.sha256("".join(sorted(claimed.content_hashes)).encode()).hexdigest()
 
 
-def _still_holds(earlier: EarlierReading | None, content: str, algorithm: AlgorithmIdentification) -> bool:
+def _still_holds(history: History, content: str, algorithm: AlgorithmIdentification) -> bool:
+    earlier = history.earlier.get(algorithm.name)
     return (
         earlier is not None
         and earlier.content_sha256 == content
-        and earlier.model_name == algorithm.name
         and earlier.weights_sha256 == algorithm.weights_sha256
     )
 

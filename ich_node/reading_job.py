@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from ich_node.database import queue, readings
@@ -28,14 +28,14 @@ _FAULTS_OF_THE_NODE = (RejectionReason.INVALID_MODEL_OUTPUT, RejectionReason.INT
 
 
 def read_due_study(
-    node: Node, study_instance_uid: str, load_predictor: Callable[[str | None], Predictor]
+    node: Node, study_instance_uid: str, load_predictors: Callable[[str | None], Sequence[Predictor]]
 ) -> bool:
     """Read a study if it is due and free, and commit what came of it.
 
     Parameters
     ----------
-    load_predictor
-        Gives the predictor of a bundle by its name; ``None`` is the one that the settings name.
+    load_predictors
+        Gives the predictor of a bundle by its name; for ``None`` those of all bundles that the settings name.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def read_due_study(
         return False
     try:
         with showing_life(_renewal(node.database, claim, lease), lease):
-            outcome = _read(node, claim, load_predictor)
+            outcome = _read(node, claim, load_predictors)
             _commit_when_possible(node, claim, outcome)
     except LeaseLost:
         logger.warning("study %s was taken over by another worker; dropping this reading", study_instance_uid)
@@ -65,17 +65,16 @@ def read_due_study(
 
 
 def _read(
-    node: Node, claim: StudyClaim, load_predictor: Callable[[str | None], Predictor]
+    node: Node, claim: StudyClaim, load_predictors: Callable[[str | None], Sequence[Predictor]]
 ) -> StudyOutcome | Exception:
     """Read; an error comes back as a value so that it is committed as the study's state."""
     try:
-        predictor = load_predictor(claim.reprocess.model if claim.reprocess else None)
         return read_study(
             claim,
             spool_dir=node.settings.spool_dir,
             results_dir=node.settings.results_dir,
-            predictor=predictor,
-            history=_history(node.database, predictor),
+            predictors=load_predictors(claim.reprocess.model if claim.reprocess else None),
+            history=_history(node.database),
             limits=_decode_limits(node),
         )
     except Exception as error:  # the worker's one boundary: no study may end without a row that says why
@@ -137,9 +136,11 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
             session,
             claim,
             exclusions=outcome.exclusions,
-            reading=outcome.reading if isinstance(outcome, Read) else None,
+            readings=outcome.readings if isinstance(outcome, Read) else (),
             destinations=node.destination_names,
             now=now,
+            beside=None if claim.reprocess and claim.reprocess.model else node.settings.model.bundles,
+            fault=outcome.fault if isinstance(outcome, Read) else None,
         )
     elif claim.still_receiving and not claim.reprocess:
         readings.finish_waiting(session, claim, exclusions=outcome.exclusions, now=now)
@@ -156,12 +157,12 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
         )
 
 
-def _history(database: Database, predictor: Predictor) -> Callable[[str], History]:
+def _history(database: Database) -> Callable[[str], History]:
     def look_up(series_instance_uid: str) -> History:
         with database.reading() as session:
             return History(
-                run_number=readings.next_run_number(session, series_instance_uid, predictor.algorithm.name),
-                earlier=readings.earlier_reading(session, series_instance_uid),
+                last_run_numbers=readings.last_run_numbers(session, series_instance_uid),
+                earlier=readings.earlier_readings(session, series_instance_uid),
             )
 
     return look_up

@@ -170,19 +170,24 @@ class WorkerSettings(Section):
 
 
 class ModelSettings(Section):
-    """Which published system reads."""
+    """Which published systems read."""
 
     bundles: tuple[str, ...] = _setting(
-        ("vicar-attention-v1",), "model bundles by name; one for now", min_length=1
+        ("vicar-attention-v1",),
+        "model bundles by name; each reads every study, and the most urgent of what they find counts",
+        min_length=1,
     )
     device: str = _setting("auto", "torch device: auto, cpu or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     engine: Literal["torch"] = _setting("torch", "inference engine")
+    precision: Literal["float32", "bfloat16"] = _setting(
+        "float32", "arithmetic of the networks; bfloat16 is faster on some hardware"
+    )
 
     @field_validator("bundles")
     @classmethod
-    def _one(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) != 1:
-            raise ValueError("exactly one bundle can read at present")
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a bundle is named twice")
         return value
 
 

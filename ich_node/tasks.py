@@ -95,15 +95,19 @@ class _PoolProcess:
         from ich_node.decoding.process import shared_decoder  # only the reading worker decodes
 
         shared_decoder(self._settings.worker.decoder_memory_mib * 2**20).start()
-        self.predictor()
+        self.predictors()
 
-    def predictor(self, bundle: str | None = None) -> Predictor:
+    def predictors(self, bundle: str | None = None) -> list[Predictor]:
+        """The one of a bundle, or those that the settings name."""
+        return [self._predictor(name) for name in ([bundle] if bundle else self._settings.model.bundles)]
+
+    def _predictor(self, name: str) -> Predictor:
         from ich_node.model.predict import load_predictor  # only the reading worker loads torch
 
-        name = bundle or self._settings.model.bundles[0]
         if name not in self._predictors:
             folder = find_bundle(name, self._settings.bundles_dir)
-            self._predictors[name] = load_predictor(folder, self._settings.model.device)
+            model = self._settings.model
+            self._predictors[name] = load_predictor(folder, model.device, model.precision)
         return self._predictors[name]
 
 
@@ -112,7 +116,7 @@ def _register_tasks(app: Celery, process: _PoolProcess) -> None:
     def read(study_instance_uid: str) -> None:
         from ich_node.reading_job import read_due_study  # with all that a reading needs
 
-        if read_due_study(process.node, study_instance_uid, process.predictor):
+        if read_due_study(process.node, study_instance_uid, process.predictors):
             for destination in process.node.destination_names:
                 app.send_task(DELIVER_TASK, (destination,))
 
@@ -148,10 +152,11 @@ def run_worker(settings: Settings, role: Queue, *, on_ready: Callable[[], None])
     Raises
     ------
     ConfigurationError
-        The bundle that is to read is not here, or not what it says.
+        A bundle that is to read is not here, or not what it says.
     """
     if role is Queue.READ:
-        verify_bundle(find_bundle(settings.model.bundles[0], settings.bundles_dir))
+        for name in settings.model.bundles:
+            verify_bundle(find_bundle(name, settings.bundles_dir))
     app, process = create_app(settings), _PoolProcess(settings)
     _register_tasks(app, process)
     signals.worker_ready.connect(lambda **_: on_ready(), weak=False)

@@ -201,7 +201,7 @@ def read_once(
     found = reading(priority, series=series or f"{study}.1", run=run, seconds=seconds)
     with database.writing() as session:
         return finish_read(
-            session, claimed, exclusions=(), reading=found, destinations=destinations, now=at(seconds + 1)
+            session, claimed, exclusions=(), readings=[found], destinations=destinations, now=at(seconds + 1)
         )
 
 

@@ -49,12 +49,14 @@ def series_finding(
     found = []
     for index in range(slices):
         score = suspicion * 0.5 ** abs(index - slices // 2)
-        shares = SUBTYPE_SHARES if with_subtypes else {}
+        shares = {IchSubtype.ANY: 1.0, **(SUBTYPE_SHARES if with_subtypes else {})}
         found.append(
             SliceFinding(
-                probabilities={IchSubtype.ANY: score, **{s: score * f for s, f in shares.items()}},
+                probabilities={s: score * f for s, f in shares.items()},
                 localizations=_places(x, y, score) if score >= 0.4 else (),
-                likelihood_map=_map(shape[1:], x, y, score) if score >= 0.4 else None,
+                likelihood_maps=(
+                    {s: _map(shape[1:], x, y, score * f) for s, f in shares.items()} if score >= 0.4 else {}
+                ),
             )
         )
     subtypes = {s: suspicion * f for s, f in SUBTYPE_SHARES.items()} if with_subtypes else {}

@@ -21,7 +21,7 @@ from pydicom.uid import (
 from ich_node.database.engine import Database
 from ich_node.database.outbox import claim_deliveries, record_failed, record_sent
 from ich_node.database.queue import StudyClaim, claim_study, take_due_studies
-from ich_node.database.readings import NewObject, NewReading, finish_not_read, finish_read, next_run_number
+from ich_node.database.readings import NewObject, NewReading, finish_not_read, finish_read, last_run_numbers
 from ich_node.database.receipt import record_instances
 from ich_node.errors import RejectionReason
 from ich_node.findings import (
@@ -117,7 +117,7 @@ class StoredStudies:
         claim = self.claim(study, at=at)
         series_uid = f"{study}.{series}"
         with self.database.reading() as session:
-            run = next_run_number(session, series_uid, ALGORITHM.name)
+            run = last_run_numbers(session, series_uid).get(ALGORITHM.name, 0) + 1
         pictures = [picture(i) for i in range(2)] if captures is None else captures
         objects = (
             self._report(),
@@ -139,7 +139,7 @@ class StoredStudies:
         )
         with self.database.writing() as session:
             finish_read(
-                session, claim, exclusions=exclusions, reading=reading, destinations=destinations, now=at
+                session, claim, exclusions=exclusions, readings=[reading], destinations=destinations, now=at
             )
         return reading
 

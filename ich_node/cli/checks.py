@@ -119,8 +119,8 @@ def _workers(settings: Settings) -> tuple[bool, str]:
 
 
 def _model(settings: Settings) -> tuple[bool, str]:
-    bundle = find_bundle(settings.model.bundles[0], settings.bundles_dir)
-    return True, verify_bundle(bundle)
+    bundles = [find_bundle(name, settings.bundles_dir) for name in settings.model.bundles]
+    return True, "; ".join(map(verify_bundle, bundles))
 
 
 def _echo(to: Destination, settings: Settings) -> tuple[bool, str]:

@@ -2,51 +2,168 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 from rich.table import Table
+from rich.text import Text
 
 from ich_node.cli.settings import Loader, console, print_json, settings_of
+from ich_node.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from ich_node.model.bundle_install import InstalledBundle
+
+_POINT = click.FloatRange(0, 1, min_open=True)
+_FILE = click.Path(path_type=Path)
 
 
 @click.group()
 def models() -> None:
-    """Look at the model bundles that can read."""
+    """Look at the model bundles that can read, and bring more here."""
 
 
 @models.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.pass_obj
-def list_(load: Loader, as_json: bool) -> None:
-    """List the bundles, with the one that reads marked."""
-    from ich_node.model.bundle import find_bundles, read_description
+@click.pass_context
+def list_(context: click.Context, as_json: bool) -> None:
+    """List the bundles, with the one that reads marked; exit code 1 where one is damaged."""
+    from ich_node.model.bundle import find_bundles
 
-    settings = settings_of(load)
-    found = {name: read_description(path) for name, path in find_bundles(settings.bundles_dir).items()}
+    settings = settings_of(context.obj)
+    found = {name: _described(name, settings.bundles_dir) for name in find_bundles(settings.bundles_dir)}
     if as_json:
         print_json(found)
-        return
-    table = Table("", "Name", "Version", "Architecture", "Weights SHA-256", box=None)
-    for name, about in found.items():
-        mark = "reads" if name in settings.model.bundles else ""
-        table.add_row(mark, name, about["version"], about["architecture"], about["weights_sha256"][:16])
-    console.print(table)
+    else:
+        table = Table("", "Name", "Version", "Architecture", "Weights SHA-256", "", box=None)
+        for name, about in found.items():
+            mark = "reads" if name in settings.model.bundles else ""
+            said = [
+                Text(str(about.get(key, ""))[:40]) for key in ("version", "architecture", "weights_sha256")
+            ]
+            said[2].truncate(16)
+            table.add_row(mark, Text(name), *said, Text(about.get("error", ""), style="bold red"))
+        console.print(table)
+    context.exit(1 if any("error" in about for about in found.values()) else 0)
 
 
 @models.command("show")
 @click.argument("name")
 @click.pass_obj
 def show(load: Loader, name: str) -> None:
-    """Print everything that a bundle says of itself."""
+    """Print everything that a bundle says of itself, as JSON."""
     from ich_node.model.bundle import find_bundle, read_description
 
     print_json(read_description(find_bundle(name, settings_of(load).bundles_dir)))
 
 
 @models.command("verify")
-@click.argument("name")
-@click.pass_obj
-def verify(load: Loader, name: str) -> None:
-    """Check that a bundle's weights are the ones that its description names."""
-    from ich_node.model.bundle import find_bundle, verify_bundle
+@click.argument("name", required=False)
+@click.pass_context
+def verify(context: click.Context, name: str | None) -> None:
+    """Check that the weights of a bundle, or of all, are the ones that its description names.
 
-    click.echo(verify_bundle(find_bundle(name, settings_of(load).bundles_dir)))
+    Goes on after a faulty one; exit code 1 if there was any.
+    """
+    from ich_node.model.bundle import find_bundle, find_bundles, verify_bundle
+
+    folder = settings_of(context.obj).bundles_dir
+    there = find_bundles(folder)
+    if name is not None and name not in there:
+        find_bundle(name, folder)  # says what there is
+    faults = 0
+    for each in there if name is None else (name,):
+        try:
+            click.echo(verify_bundle(find_bundle(each, folder)))
+        except ConfigurationError as error:
+            click.echo(f"{each}: FAULT: {error}", err=True)
+            faults += 1
+    context.exit(1 if faults else 0)
+
+
+@models.command("import")
+@click.argument("system", type=click.Choice(["vicar", "burduja"]))
+@click.argument("checkpoint", type=_FILE)
+@click.option("--name", help="Of the bundle; by default that of the system.")
+@click.option("--version", default="1.0.0", show_default=True, help="Of the bundle.")
+@click.option("--licence", default="unknown", show_default=True, help="Of the weights.")
+@click.option("--sensitive", type=_POINT, help="Sensitive operating point, from validation data.")
+@click.option("--high-confidence", type=_POINT, help="High-confidence operating point, from validation data.")
+@click.option("--backbone", help="Of burduja's CNN; by default resnext101_32x8d.")
+@click.option("--replace", is_flag=True, help="Put it in the place of another bundle of the name.")
+@click.pass_obj
+def import_(
+    load: Loader,
+    system: str,
+    checkpoint: Path,
+    name: str | None,
+    version: str,
+    licence: str,
+    sensitive: float | None,
+    high_confidence: float | None,
+    backbone: str | None,
+    replace: bool,
+) -> None:
+    """Make a bundle of a checkpoint that a system's authors published, and install it.
+
+    SYSTEM is vicar (the published attention or max pooling network) or burduja (a ResNeXt of six outputs, without a
+    sequence model). CHECKPOINT is a state dict of PyTorch; it is read as plain tensors, and one that holds anything
+    else is refused. Without operating points the bundle gets 0.5 and 0.9 and says that they were not chosen on data.
+    """
+    if (sensitive is None) != (high_confidence is None):
+        raise click.UsageError("--sensitive and --high-confidence go together")
+    if backbone is not None and system != "burduja":
+        raise click.UsageError("--backbone goes with burduja")
+    from ich_node.findings import OperatingPoints
+    from ich_node.model.bundle_import import ImportTerms, import_burduja, import_vicar
+
+    points = None
+    if sensitive is not None and high_confidence is not None:
+        points = OperatingPoints(high_confidence=high_confidence, sensitive=sensitive)
+    terms = ImportTerms(name=name, version=version, licence=licence, points=points)
+    into = settings_of(load).bundles_dir
+    if system == "vicar":
+        _say(import_vicar(checkpoint, into, terms, replace=replace))
+    else:
+        chosen: dict[str, Any] = {"backbone": backbone} if backbone else {}
+        _say(import_burduja(checkpoint, into, terms, replace=replace, **chosen))
+    if points is None:
+        click.echo("Its operating points were not chosen on data: evaluate it before it reads.", err=True)
+
+
+@models.command("install")
+@click.argument("source", type=_FILE)
+@click.option("--replace", is_flag=True, help="Put it in the place of another bundle of the name.")
+@click.pass_obj
+def install(load: Loader, source: Path, replace: bool) -> None:
+    """Copy a bundle into data_dir from a folder or an archive (.zip, .tar, .tar.gz).
+
+    It is verified before and after. A bundle that is there stays as it is unless --replace is given.
+    """
+    from ich_node.model.bundle_install import install_bundle
+
+    _say(install_bundle(source, settings_of(load).bundles_dir, replace=replace))
+
+
+def _described(name: str, folder: Path) -> dict[str, Any]:
+    """What a bundle says of itself, or what is wrong with it."""
+    from ich_node.model.bundle import find_bundle, read_description
+
+    try:
+        return read_description(find_bundle(name, folder))
+    except ConfigurationError as error:
+        return {"error": str(error)}
+
+
+def _say(installed: InstalledBundle) -> None:
+    what = "installed"
+    if installed.unchanged:
+        what = "was already installed"
+    elif installed.replaced is not None:
+        what = f"installed in place of {installed.replaced}"
+    click.echo(f"{installed.name} {installed.version} {what}: {installed.folder}")
+    if not installed.unchanged:
+        click.echo(
+            f"To have it read, set model.bundles to {installed.name!r} and start the workers again.", err=True
+        )

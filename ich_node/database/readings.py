@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from ich_node.database.audit import record_change
 from ich_node.database.queue import StudyClaim, finish_claim, owned_study
 from ich_node.database.standing import apply_priority, has_unread_images, set_state
 from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
-from ich_node.errors import RejectionReason
+from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, SeriesFinding, SliceFinding, StudyState
 from ich_node.selection import SeriesExclusion
 
@@ -66,16 +66,17 @@ class EarlierReading:
     sr_series_instance_uid: str
 
 
-def earlier_reading(session: Session, series_instance_uid: str) -> EarlierReading | None:
-    """The reading of a series that a new one would supersede."""
-    row = session.scalar(
+def earlier_readings(session: Session, series_instance_uid: str) -> dict[str, EarlierReading]:
+    """The readings of a series that count now, by the name of the model."""
+    rows = session.scalars(
         select(ReadingRow)
         .where(ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.superseded.is_(False))
-        .order_by(ReadingRow.id.desc())
-        .limit(1)
+        .order_by(ReadingRow.id)
     )
-    if row is None:
-        return None
+    return {row.model_name: _earlier(row) for row in rows}
+
+
+def _earlier(row: ReadingRow) -> EarlierReading:
     return EarlierReading(
         run_number=row.run_number,
         model_name=row.model_name,
@@ -88,14 +89,14 @@ def earlier_reading(session: Session, series_instance_uid: str) -> EarlierReadin
     )
 
 
-def next_run_number(session: Session, series_instance_uid: str, model_name: str) -> int:
-    """1 for the first reading of a series by a model; unchanged until that reading is committed."""
-    last = session.scalar(
-        select(func.max(ReadingRow.run_number)).where(
-            ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.model_name == model_name
-        )
+def last_run_numbers(session: Session, series_instance_uid: str) -> dict[str, int]:
+    """Run number of the last reading of a series by each model that has read it."""
+    rows = session.execute(
+        select(ReadingRow.model_name, func.max(ReadingRow.run_number))
+        .where(ReadingRow.series_instance_uid == series_instance_uid)
+        .group_by(ReadingRow.model_name)
     )
-    return (last or 0) + 1
+    return {row[0]: row[1] for row in rows}
 
 
 def finish_read(
@@ -103,11 +104,21 @@ def finish_read(
     claim: StudyClaim,
     *,
     exclusions: Sequence[SeriesExclusion],
-    reading: NewReading | None,
+    readings: Sequence[NewReading],
     destinations: Sequence[str],
     now: datetime,
+    beside: Collection[str] | None = None,
+    fault: StudyRejected | None = None,
 ) -> Priority:
-    """Commit a reading, or that the study's reading still holds (``reading`` is ``None``).
+    """Commit readings, or that the study's readings still hold (there are no new ones).
+
+    Parameters
+    ----------
+    beside
+        Names of the models whose earlier readings of the series stand beside the new ones; ``None``: all
+        others'. Of the readings that stand the most urgent gives the study its priority.
+    fault
+        Why another model gave no reading: the study has failed, with what was found.
 
     Raises
     ------
@@ -115,15 +126,20 @@ def finish_read(
         Another worker has the study; nothing is written.
     """
     study = owned_study(session, claim)
-    if reading is not None:
-        _supersede(session, reading.series_instance_uid)
+    _supersede(session, readings, beside)
+    for reading in readings:
         row = _reading_row(study.study_instance_uid, reading)
         session.add(row)
         session.flush()
         _add_objects(session, row, reading, destinations, now)
     _record_exclusions(session, claim, exclusions)
-    set_state(study, StudyState.READ)
-    _finish(session, study, claim, now, action="read" if reading else "unchanged", unread=False)
+    action, why = "read" if readings else "unchanged", None
+    if fault is None:
+        set_state(study, StudyState.READ)
+    else:
+        set_state(study, StudyState.FAILED, reason=fault.reason, detail=fault.detail)
+        action, why = "failed", f"{fault.reason}: {fault.detail}"
+    _finish(session, study, claim, now, action=action, why=why, unread=fault is not None)
     return Priority(study.priority)
 
 
@@ -188,13 +204,14 @@ def _finish(
     record_change(session, study, at=now, actor=claim.owner, action=action, why=why)
 
 
-def _supersede(session: Session, series_instance_uid: str) -> None:
+def _supersede(session: Session, readings: Sequence[NewReading], beside: Collection[str] | None) -> None:
+    """Let the new readings replace those of the same models, and of models that read no longer."""
+    new = {reading.finding.algorithm.name for reading in readings}
+    series = {reading.series_instance_uid for reading in readings}
     for row in session.scalars(
-        select(ReadingRow).where(
-            ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.superseded.is_(False)
-        )
+        select(ReadingRow).where(ReadingRow.series_instance_uid.in_(series), ReadingRow.superseded.is_(False))
     ):
-        row.superseded = True
+        row.superseded = row.model_name in new or (beside is not None and row.model_name not in beside)
 
 
 def _record_exclusions(session: Session, claim: StudyClaim, exclusions: Sequence[SeriesExclusion]) -> None:

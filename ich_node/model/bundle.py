@@ -1,6 +1,7 @@
 """Model bundles: a folder with ``model.safetensors``, ``bundle.json`` and a card, checked before use.
 
-Weights are read from safetensors only. A pickle could run code when it is loaded, so none is ever opened.
+A bundle's weights are read from safetensors only: a pickle could run code when it is loaded. What others published
+as one is read once, as plain tensors, by `ich_node.model.bundle_import`.
 """
 
 from __future__ import annotations
@@ -8,20 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ich_node.errors import ConfigurationError
 from ich_node.findings import AlgorithmIdentification, OperatingPoints
+from ich_node.model.bundle_section import typed_section as typed_section
 
 SHIPPED = Path(__file__).parent / "bundles"
 """Bundles that come with the package."""
 DEFAULT_NAME = "vicar-attention-v1"
 DESCRIPTION_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "MODEL_CARD.md"
 FORMAT = 1
+MOST_MEMBERS = 32
+"""Networks of an ensemble at most."""
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REQUIRED: Mapping[str, type] = {
     "format": int,
     "name": str,
@@ -36,6 +44,13 @@ _REQUIRED: Mapping[str, type] = {
     "intended_use": str,
     "weights_sha256": str,
 }
+_OPTIONAL: Mapping[str, type] = {
+    "localization": dict,
+    "detector": dict,  # the older name of "localization"
+    "members": int,
+    "source_sha256": str,
+    "licence": str,
+}
 
 
 def find_bundles(folder: Path | None = None) -> dict[str, Path]:
@@ -43,7 +58,8 @@ def find_bundles(folder: Path | None = None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in (SHIPPED, folder):
         if root is not None and root.is_dir():
-            found |= {p.parent.name: p.parent for p in sorted(root.glob(f"*/{DESCRIPTION_FILE}"))}
+            folders = [file.parent for file in sorted(root.glob(f"*/{DESCRIPTION_FILE}"))]
+            found |= {path.name: path for path in folders if _NAME.fullmatch(path.name)}
     return found
 
 
@@ -53,12 +69,19 @@ def find_bundle(name: str, folder: Path | None = None) -> Path:
     Raises
     ------
     ConfigurationError
-        There is none; the message lists those there are.
+        There is none, and the message lists those there are; or its description cannot be read or names another
+        bundle than its folder does.
     """
     bundles = find_bundles(folder)
     if name not in bundles:
         there = ", ".join(bundles) or "none"
         raise ConfigurationError(f"model.bundles: there is no bundle {name!r}; there is: {there}")
+    described = read_description(bundles[name])["name"]
+    if described != name:
+        raise ConfigurationError(
+            f"{bundles[name] / DESCRIPTION_FILE}: key 'name' is {described!r}, but its folder is {name!r}: "
+            "rename the folder, or install the bundle again"
+        )
     return bundles[name]
 
 
@@ -73,20 +96,46 @@ def read_description(bundle: Path) -> dict[str, Any]:
     file = bundle / DESCRIPTION_FILE
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(description, dict):
         raise ConfigurationError(f"{file}: has to hold one JSON object")
-    for key, kind in _REQUIRED.items():
+    for key in _REQUIRED:
         if key not in description:
             raise ConfigurationError(f"{file}: key {key!r} is missing")
-        if not isinstance(description[key], kind):
+    for key, kind in {**_REQUIRED, **_OPTIONAL}.items():
+        if key in description and not _is(description[key], kind):
             raise ConfigurationError(f"{file}: key {key!r} has to be of type {kind.__name__}")
     if description["format"] != FORMAT:
         raise ConfigurationError(
             f"{file}: key 'format' is {description['format']}; this version reads {FORMAT}"
         )
+    _check_values(file, description)
     return description
+
+
+def members(bundle: Path, description: Mapping[str, Any]) -> int:
+    """How many networks a bundle holds; ``config.members`` is the older place of ``members``.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not 1 to `MOST_MEMBERS`, or is said twice.
+    """
+    file, config = bundle / DESCRIPTION_FILE, description["config"]
+    if "members" in description and "members" in config:
+        raise ConfigurationError(f"{file}: keys 'members' and 'config.members' say the same: leave one")
+    key = "config.members" if "members" in config else "members"
+    count = config.get("members", description.get("members", 1))
+    if not _is(count, int) or not 1 <= count <= MOST_MEMBERS:
+        raise ConfigurationError(f"{file}: key {key!r} has to be 1 to {MOST_MEMBERS}")
+    return int(count)
+
+
+def localization(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How maps become places; ``detector`` is the older name of the section, and without any it is empty."""
+    section: Mapping[str, Any] = description.get("localization", description.get("detector", {}))
+    return section
 
 
 def verify_bundle(bundle: Path) -> str:
@@ -100,6 +149,7 @@ def verify_bundle(bundle: Path) -> str:
     description = read_description(bundle)
     verified_weights(bundle, description)
     identification(bundle, description)
+    members(bundle, description)
     title = f"{description['name']} {description['version']}"
     return f"{title}: weights match SHA-256 {description['weights_sha256']}"
 
@@ -164,3 +214,39 @@ def number(bundle: Path, section: Mapping[str, Any], key: str, prefix: str = "")
             f"{bundle / DESCRIPTION_FILE}: key '{prefix}{key}' has to be a finite number"
         )
     return float(value)
+
+
+def require_name(name: str, where: str) -> None:
+    """Refuse a bundle's name that is no plain folder name.
+
+    Parameters
+    ----------
+    where
+        File and key, or option, that holds it: for the message.
+
+    Raises
+    ------
+    ConfigurationError
+        It has other characters than letters, digits, ``-``, ``_`` and ``.``, begins with none of the first two,
+        or is longer than 100.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{where} is {name!r}: a bundle's name is made of letters, digits, '-', '_' and '.', begins with a "
+            "letter or a digit and has at most 100 of them"
+        )
+
+
+def _is(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _check_values(file: Path, description: Mapping[str, Any]) -> None:
+    require_name(description["name"], f"{file}: key 'name'")
+    if not description["version"].strip():
+        raise ConfigurationError(f"{file}: key 'version' is empty")
+    for key in ("weights_sha256", "source_sha256"):
+        if key in description and not _SHA256.fullmatch(description[key]):
+            raise ConfigurationError(f"{file}: key {key!r} has to be 64 hexadecimal digits, lower case")
+    if "localization" in description and "detector" in description:
+        raise ConfigurationError(f"{file}: keys 'localization' and 'detector' say the same: leave one")

@@ -22,6 +22,7 @@ from torch import nn
 import ich_node.model
 from ich_node.errors import ConfigurationError
 from ich_node.findings import IchSubtype, Localization
+from ich_node.model.decision import DecisionConfig
 from ich_node.model.execution import Execution
 from ich_node.model.intracranial import CoarseMask, intracranial_mask
 
@@ -74,6 +75,8 @@ class System(ABC):
         The bundle's sections, of the types that the class names.
     execution
         Where and how the networks run.
+    decision
+        How logits become probabilities, for a system whose maps are calibrated like its scores.
     """
 
     config_type: ClassVar[type]
@@ -90,10 +93,11 @@ class System(ABC):
         preprocessing: Any,
         localization: Any,
         execution: Execution,
+        decision: DecisionConfig | None = None,
     ) -> None:
         self.networks = networks
         self.config, self.preprocessing, self.localization = config, preprocessing, localization
-        self.execution = execution
+        self.execution, self.decision = execution, decision or DecisionConfig()
 
     @staticmethod
     @abstractmethod

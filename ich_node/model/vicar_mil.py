@@ -8,12 +8,28 @@ map. What the paper says, what the published code does, and what differs here an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from ich_node.findings import IchSubtype, Localization
+from ich_node.model.execution import finite
+from ich_node.model.localization import DetectorConfig, detect
+from ich_node.model.preprocess import (
+    FloatArray,
+    NetworkSlice,
+    PreprocessConfig,
+    SliceFrame,
+    channels,
+    network_slice,
+    on_source_grid,
+)
+from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System
 
 ARCHITECTURE = "vicar-mil"
 
@@ -122,3 +138,82 @@ class VicarMil(nn.Module):
         inside = functional.max_pool2d(mask[:, None].float(), stride).squeeze(1) > 0
         empty = ~inside.flatten(1).any(1)
         return inside | empty[:, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """What is kept of a slice for its map."""
+
+    places: FloatArray
+    """(h, w) float32, 0 to 1: each position's own calibrated probability, on the network's output grid."""
+    frame: SliceFrame
+
+
+class VicarMilSystem(System):
+    """System A in the node: an ensemble, each member on every slice and on its mirror."""
+
+    config_type = VicarMilConfig
+    preprocessing_type = PreprocessConfig
+    localization_type = DetectorConfig
+
+    @staticmethod
+    def network(config: VicarMilConfig) -> VicarMil:
+        """Make a network with random weights."""
+        return VicarMil(config)
+
+    @property
+    def classes(self) -> tuple[IchSubtype, ...]:
+        """Labels of whole slices, hemorrhage or not: nothing is known of subtypes."""
+        return (IchSubtype.ANY,)
+
+    def score(self, head: Head) -> Scores:
+        """Score every slice that shows intracranial space."""
+
+        def run(indices: Sequence[int]) -> list[tuple[float, _Evidence]]:
+            cuts = [self._cut(head, index) for index in indices]
+            logits, places = self._forward(cuts)
+            return [
+                (float(logit), _Evidence(places=place.astype(np.float32), frame=cut.frame))
+                for logit, place, cut in zip(logits, places, cuts, strict=True)
+            ]
+
+        logits, kept = np.full((len(head.hu), 1), -np.inf), {}
+        for index, (logit, evidence) in zip(
+            head.inside, self.execution.in_batches(head.inside, run), strict=True
+        ):
+            logits[index, 0], kept[index] = logit, evidence
+        return Scores(logits=logits, kept=kept)
+
+    def maps(self, head: Head, index: int, scores: Scores) -> ClassMaps:
+        """Each position's own probability.
+
+        Attention says which positions decide the slice, and on phantoms it points beside the bleed more often.
+        """
+        evidence: _Evidence = scores.kept[index]
+        size, shape = self.preprocessing.size, (head.hu.shape[1], head.hu.shape[2])
+        return {IchSubtype.ANY: on_source_grid(evidence.places, evidence.frame, size, shape)}
+
+    def places(self, maps: ClassMaps, spacing_mm: Spacing) -> tuple[Localization, ...]:
+        """Points by the paper's detector."""
+        return detect(maps[IchSubtype.ANY], spacing_mm[1:], self.localization)
+
+    def _cut(self, head: Head, index: int) -> NetworkSlice:
+        return network_slice(head.hu[index], head.mask, index, head.spacing_mm, self.preprocessing)
+
+    def _forward(self, cuts: list[NetworkSlice]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over networks and over each slice and its mirror: (batch,) logits, (batch, h, w) evidence."""
+        hu = self.execution.tensor(np.stack([c.hu for c in cuts]))
+        mask = self.execution.tensor(np.stack([c.mask for c in cuts]))
+        x = channels(hu, self.preprocessing).contiguous(memory_format=torch.channels_last)
+        scale, offset = self.decision.scale, self.decision.offset
+        logits, evidence = [], []
+        for network in self.networks:
+            for mirrored in (False, True):
+                out = network(x.flip(-1), mask.flip(-1)) if mirrored else network(x, mask)
+                places = torch.sigmoid(scale * out.position_logits + offset)
+                logits.append(out.logit)
+                evidence.append(places.flip(-1) if mirrored else places)
+        return finite(torch.stack(logits).mean(0)), finite(torch.stack(evidence).mean(0))
+
+
+SYSTEM = VicarMilSystem

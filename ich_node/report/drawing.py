@@ -7,13 +7,13 @@ from blue by orange to yellow, so that it also rises in lightness and survives a
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ich_node.findings import Priority
+from ich_node.findings import IchSubtype, Priority
 
 Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]
@@ -28,12 +28,24 @@ SKY: Color = (86, 180, 233)
 ORANGE: Color = (230, 159, 0)
 YELLOW: Color = (240, 228, 66)
 VERMILLION: Color = (235, 106, 20)
+GREEN: Color = (0, 158, 115)
+PURPLE: Color = (204, 121, 167)
 
 PRIORITY_COLOR: dict[Priority, Color] = {
     Priority.STAT: VERMILLION,
     Priority.HIGH: ORANGE,
     Priority.ROUTINE: SKY,
 }
+CLASS_COLOR: dict[IchSubtype, Color] = {
+    IchSubtype.ANY: TEXT,
+    IchSubtype.EPIDURAL: GREEN,
+    IchSubtype.INTRAPARENCHYMAL: VERMILLION,
+    IchSubtype.INTRAVENTRICULAR: PURPLE,
+    IchSubtype.SUBARACHNOID: SKY,
+    IchSubtype.SUBDURAL: YELLOW,
+}
+"""Where classes stand side by side. Blue and orange are left out: blue is as dark as brain in its window, orange
+too near to yellow."""
 LEVELS: tuple[tuple[float, Color], ...] = ((0.25, SKY), (0.5, ORANGE), (0.75, YELLOW))
 """Likelihoods at which contours are drawn."""
 BRAIN_WINDOW_CENTER_HU = 40.0
@@ -64,6 +76,11 @@ def brain_window(hu: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     gray = np.clip((hu - low) * (255.0 / BRAIN_WINDOW_WIDTH_HU), 0, 255)
     shown: npt.NDArray[np.uint8] = np.nan_to_num(gray).astype(np.uint8)
     return shown
+
+
+def class_color(subtype: IchSubtype, shown: Collection[IchSubtype]) -> Color:
+    """Colour of a class beside a picture: its own where the picture shows it, else one that no class has."""
+    return CLASS_COLOR[subtype] if subtype in shown else MUTED
 
 
 def likelihood_color(likelihood: float) -> Color:
@@ -184,8 +201,23 @@ def point_marker(
             )
 
 
+def class_marker(
+    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Color, width: int
+) -> None:
+    """Draw a point's mark in a colour that has to be known again: as `point_marker`, between two thin dark rims."""
+    for extra, line_color in ((1, (0, 0, 0)), (0, color)):
+        outer, line_width = radius + extra, width + 2 * extra
+        draw.ellipse((x - outer, y - outer, x + outer, y + outer), outline=line_color, width=line_width)
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            end = 1.7 * radius + extra
+            line = (x + dx * radius, y + dy * radius, x + dx * end, y + dy * end)
+            draw.line(line, fill=line_color, width=line_width)
+
+
 def box_marker(draw: ImageDraw.ImageDraw, box: Box, color: Color, width: int) -> None:
     """Draw the outline of a box, set off from the image by a dark rim."""
     draw.rectangle(box, outline=(0, 0, 0), width=width + 2)
     left, top, right, bottom = box
-    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=color, width=width)
+    # A box of less than two pixels has no inside to draw the outline in.
+    inset = max(0.0, min(1.0, (right - left) / 2, (bottom - top) / 2))
+    draw.rectangle((left + inset, top + inset, right - inset, bottom - inset), outline=color, width=width)

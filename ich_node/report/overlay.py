@@ -1,180 +1,34 @@
-"""One slice as a picture: brain window, likelihood contours, places, orientation letters; and the page around
-it.
-"""
+"""The page of one suspicious slice: its picture with header, legend, scores, scale and disclaimer."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
-from skimage.measure import find_contours
 
-from ich_node.findings import IchSubtype, Localization
+from ich_node.findings import IchSubtype, SliceFinding
 from ich_node.report import drawing
 from ich_node.report.attributes import whole_number
-from ich_node.report.geometry import directions, opposite, orientation_letters
+from ich_node.report.contours import CLASS_LEVELS
 from ich_node.report.header import local_time
+from ich_node.report.joint_maps import has_subtypes, shown_classes
 from ich_node.report.reading_report import ReadingReport
-from ich_node.report.wording import DISCLAIMER, HEADLINE, SUBTYPE_NAME, percent_text, slice_name
+from ich_node.report.slice_picture import render_slice
+from ich_node.report.viewport import Viewport, whole_slice
+from ich_node.report.wording import (
+    ABBREVIATION,
+    DISCLAIMER,
+    HEADLINE,
+    SUBTYPE_NAME,
+    percent_text,
+    slice_name,
+)
 
 HEADER_HEIGHT = 96
 FOOTER_HEIGHT = 40
-PAGE_WIDTH = 1024
 _SCALE_BAR_MM = 50.0
-_MAX_ASPECT = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Viewport:
-    """A rectangle of the source image and how large it is drawn.
-
-    Coordinates are those of `Localization`: pixels of the source image, (0, 0) at the top left corner of the
-    first pixel.
-    """
-
-    left: float
-    top: float
-    scale_x: float
-    """Picture pixels per source column."""
-    scale_y: float
-    """Picture pixels per source row."""
-    width: int
-    """Of the picture, in pixels."""
-    height: int
-
-    def to_picture(self, x: float, y: float) -> tuple[float, float]:
-        """Map source image coordinates to the picture."""
-        return (x - self.left) * self.scale_x, (y - self.top) * self.scale_y
-
-
-def whole_slice(report: ReadingReport, width: int = PAGE_WIDTH) -> Viewport:
-    """Return the viewport that shows a whole slice ``width`` pixels wide, in the proportions that the patient
-    has.
-    """
-    rows, columns = report.hu.shape[1:]
-    scale = width / columns
-    height = round(rows * scale * _aspect(report))
-    return Viewport(left=0, top=0, scale_x=scale, scale_y=height / rows, width=width, height=height)
-
-
-def head_region(report: ReadingReport, indices: list[int], size: int) -> Viewport:
-    """Return the square viewport of ``size`` pixels that fits around the head on the given slices."""
-    rows, columns = report.hu.shape[1:]
-    tissue = np.any([np.nan_to_num(report.hu[i], nan=-1000.0) > -200 for i in indices], axis=0)
-    # A line counts as head from a fiftieth of the width on: the table's edge and noise do not.
-    across = np.flatnonzero(tissue.sum(axis=0) > rows / 50)
-    down = np.flatnonzero(tissue.sum(axis=1) > columns / 50)
-    if across.size == 0 or down.size == 0:
-        across, down = np.array([0, columns - 1]), np.array([0, rows - 1])
-    aspect = _aspect(report)
-    side = 1.04 * max(across[-1] - across[0] + 1, (down[-1] - down[0] + 1) * aspect)
-    scale = size / side
-    center_x, center_y = (across[0] + across[-1] + 1) / 2, (down[0] + down[-1] + 1) / 2
-    return Viewport(
-        left=float(center_x - side / 2),
-        top=float(center_y - side / aspect / 2),
-        scale_x=float(scale),
-        scale_y=float(scale * aspect),
-        width=size,
-        height=size,
-    )
-
-
-def _aspect(report: ReadingReport) -> float:
-    """Height of a source pixel over its width."""
-    _, row_mm, column_mm = report.spacing_mm
-    aspect = row_mm / column_mm if row_mm > 0 and column_mm > 0 else 1.0
-    return float(min(max(aspect, 1 / _MAX_ASPECT), _MAX_ASPECT))
-
-
-def render_slice(report: ReadingReport, index: int, view: Viewport, *, letter_size: int = 22) -> Image.Image:
-    """Draw one slice with everything that the model says of it.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB, ``view.width`` x ``view.height``.
-    """
-    finding = report.finding.slices[index]
-    picture = _cut(Image.fromarray(drawing.brain_window(report.hu[index])), view).convert("RGB")
-    line_width = 2 if view.width >= 600 else 1
-    if finding.likelihood_map is not None:
-        colors = _cut(drawing.heat(finding.likelihood_map), view)
-        picture.paste(colors, (0, 0), colors)
-    draw = ImageDraw.Draw(picture)
-    if finding.likelihood_map is not None:
-        _draw_contours(draw, finding.likelihood_map, view, line_width)
-    for place in finding.localizations:
-        _draw_place(draw, place, view, line_width)
-    _draw_orientation(draw, report, index, view, letter_size)
-    return picture
-
-
-def _cut(image: Image.Image, view: Viewport) -> Image.Image:
-    """Resample the viewport's part of an image; what lies outside the image is black and transparent."""
-    right, bottom = view.left + view.width / view.scale_x, view.top + view.height / view.scale_y
-    box = (view.left, view.top, right, bottom)
-    pad = math.ceil(max(0.0, -view.left, -view.top, right - image.width, bottom - image.height))
-    if pad:
-        padded = Image.new(image.mode, (image.width + 2 * pad, image.height + 2 * pad))
-        padded.paste(image, (pad, pad))
-        image, box = padded, (box[0] + pad, box[1] + pad, box[2] + pad, box[3] + pad)
-    filter_ = Image.Resampling.BICUBIC if image.mode == "L" else Image.Resampling.BILINEAR
-    return image.resize((view.width, view.height), filter_, box=box)
-
-
-def _draw_contours(
-    draw: ImageDraw.ImageDraw, likelihood: npt.NDArray[np.float32], view: Viewport, width: int
-) -> None:
-    value = np.clip(np.nan_to_num(likelihood), 0, 1)
-    lowest = drawing.LEVELS[0][0]
-    rows, columns = np.nonzero(value >= lowest)
-    if rows.size == 0:
-        return
-    # Only the part that has contours is searched, with a rim of zeros so that every contour closes.
-    top, left = int(rows.min()) - 1, int(columns.min()) - 1
-    part = np.pad(value[top + 1 : rows.max() + 1, left + 1 : columns.max() + 1], 1)
-    for level, color in drawing.LEVELS:
-        for contour in find_contours(part, level):  # type: ignore[no-untyped-call]
-            # find_contours counts from pixel centres, image coordinates from the pixel's corner.
-            line = [view.to_picture(x + left + 0.5, y + top + 0.5) for y, x in contour.tolist()]
-            draw.line(line, fill=color, width=width, joint="curve")
-
-
-def _draw_place(draw: ImageDraw.ImageDraw, place: Localization, view: Viewport, width: int) -> None:
-    corners = [
-        view.to_picture(x, y) for x, y in zip(place.coordinates[::2], place.coordinates[1::2], strict=True)
-    ]
-    if place.kind == "point":
-        drawing.point_marker(draw, *corners[0], radius=7.0 * width, color=drawing.TEXT, width=width)
-        label_at = (corners[0][0] + 13 * width, corners[0][1] - 7 * width)
-    else:
-        (left, top), (right, bottom) = corners
-        drawing.box_marker(draw, (left, top, right, bottom), drawing.TEXT, width)
-        label_at = (right + 5, top)
-    if view.width >= 600:
-        name = "" if place.subtype is IchSubtype.ANY else f"{SUBTYPE_NAME[place.subtype]} "
-        drawing.write(draw, label_at, f"{name}{percent_text(place.score)}", size=18, anchor="lm", halo=True)
-
-
-def _draw_orientation(
-    draw: ImageDraw.ImageDraw, report: ReadingReport, index: int, view: Viewport, size: int
-) -> None:
-    pair = directions(report.source_images[index])
-    if pair is None:
-        return
-    right, bottom = (orientation_letters(direction) for direction in pair)
-    width, height, edge = view.width, view.height, size / 3
-    for at, letters, anchor in (
-        ((width - edge, height / 2), right, "rm"),
-        ((edge, height / 2), opposite(right), "lm"),
-        ((width / 2, height - edge), bottom, "mb"),
-        ((width / 2, edge), opposite(bottom), "mt"),
-    ):
-        drawing.write(draw, at, letters, size=size, anchor=anchor, color=drawing.MUTED, halo=True)
 
 
 def render_overlay(report: ReadingReport, index: int) -> npt.NDArray[np.uint8]:
@@ -187,17 +41,30 @@ def render_overlay(report: ReadingReport, index: int) -> npt.NDArray[np.uint8]:
     """
     view = whole_slice(report)
     page = Image.new("RGB", (view.width, HEADER_HEIGHT + view.height + FOOTER_HEIGHT), drawing.BACKGROUND)
-    page.paste(render_slice(report, index, view, letter_size=28), (0, HEADER_HEIGHT))
+    finding, shown = report.finding.slices[index], shown_classes(report.finding.slices[index])
+    furniture = _furniture(finding, shown, view)
+    picture = render_slice(report, index, view, letter_size=28, keep_clear=furniture)
+    page.paste(picture, (0, HEADER_HEIGHT))
     draw = ImageDraw.Draw(page)
-    probability = report.finding.slices[index].probabilities[IchSubtype.ANY]
+    probability = finding.probabilities[IchSubtype.ANY]
     where = f"{slice_name(report, index)}, slice {index + 1} of {len(report.finding.slices)} from below"
     draw_header(draw, report, view.width, f"{where}, hemorrhage {percent_text(probability)}")
     draw_footer(draw, view.width, HEADER_HEIGHT + view.height)
     bottom = HEADER_HEIGHT + view.height - 28
     _draw_scale_bar(draw, report, view, bottom)
-    _draw_slice_bars(draw, report, index, view.width, bottom)
-    _draw_levels(draw, bottom - 74)
+    _draw_slice_bars(draw, finding, shown, view.width, bottom)
+    if shown:
+        _draw_classes(draw, finding, shown, bottom - 74)
+    else:
+        _draw_levels(draw, bottom - 74)
     return np.asarray(page)
+
+
+def _furniture(finding: SliceFinding, shown: Sequence[IchSubtype], view: Viewport) -> list[drawing.Box]:
+    """Boxes of the slice's picture that legend, scale bar and score bars are drawn on."""
+    legend = view.height - 102 - 26 * max(len(shown) + 1, len(drawing.LEVELS)) - 26
+    bars = view.height - 28 - 27 * len(finding.probabilities)
+    return [(0, legend, 230, view.height), (view.width - 360, bars, view.width, view.height)]
 
 
 def draw_header(draw: ImageDraw.ImageDraw, report: ReadingReport, width: int, detail: str) -> None:
@@ -256,20 +123,40 @@ def _draw_levels(draw: ImageDraw.ImageDraw, bottom: int) -> None:
         drawing.write(draw, (62, y), f"from {percent_text(level)}", size=17, anchor="lm", halo=True)
 
 
-def _draw_slice_bars(
-    draw: ImageDraw.ImageDraw, report: ReadingReport, index: int, width: int, bottom: int
+def _draw_classes(
+    draw: ImageDraw.ImageDraw, finding: SliceFinding, shown: Sequence[IchSubtype], bottom: int
 ) -> None:
-    """Probabilities of the slice per class, at the lower right."""
-    probabilities = report.finding.slices[index].probabilities
-    top = bottom - 27 * len(probabilities)
-    for n, (subtype, score) in enumerate(probabilities.items()):
+    """Draw the legend of a slice that shows subtypes: the colour of each class that is to be seen, no other."""
+    top = bottom - 26 * (len(shown) + 1)
+    drawing.write(draw, (20, top - 24), "Likelihood", size=17, color=drawing.MUTED, halo=True)
+    for n, subtype in enumerate(shown):
+        y = top + 26 * n + 12
+        draw.line((20, y, 52, y), fill=drawing.CLASS_COLOR[subtype], width=4)
+        drawing.write(draw, (62, y), class_text(subtype), size=17, anchor="lm", halo=True)
+    if has_subtypes(finding):
+        at = (20, top + 26 * len(shown) + 12)
+        drawing.write(draw, at, levels_text(), size=15, anchor="lm", color=drawing.MUTED, halo=True)
+
+
+def class_text(subtype: IchSubtype) -> str:
+    """Name a class in a legend, with the letters that its contours carry."""
+    return f"{ABBREVIATION[subtype]} {SUBTYPE_NAME[subtype]}"
+
+
+def levels_text() -> str:
+    """Say what dashed and solid contours of a class mean."""
+    dashed, solid = (percent_text(level) for level in CLASS_LEVELS)
+    return f"dashed from {dashed}, solid {solid}"
+
+
+def _draw_slice_bars(
+    draw: ImageDraw.ImageDraw, finding: SliceFinding, shown: Sequence[IchSubtype], width: int, bottom: int
+) -> None:
+    """Probabilities of the slice per class, at the lower right; where classes have colours, in those."""
+    top = bottom - 27 * len(finding.probabilities)
+    for n, (subtype, score) in enumerate(finding.probabilities.items()):
         y = top + 27 * n + 13
+        color = drawing.class_color(subtype, shown) if shown else drawing.likelihood_color(score)
         drawing.write(draw, (width - 200, y), SUBTYPE_NAME[subtype], size=16, anchor="rm", halo=True)
-        drawing.bar(
-            draw,
-            (width - 190, y - 6, width - 80, y + 6),
-            score,
-            drawing.likelihood_color(score),
-            track=(40, 45, 54),
-        )
+        drawing.bar(draw, (width - 190, y - 6, width - 80, y + 6), score, color, track=(40, 45, 54))
         drawing.write(draw, (width - 16, y), percent_text(score), size=16, anchor="rm", halo=True)

@@ -95,11 +95,12 @@ class ReadingReport:
                 f"slices do not match: {count} findings, {len(self.frame_numbers)} frame numbers"
             )
         for finding in self.finding.slices:
-            if finding.likelihood_map is not None and finding.likelihood_map.shape != self.hu.shape[1:]:
-                raise ValueError(
-                    f"likelihood map {finding.likelihood_map.shape} is not on the pixel grid "
-                    f"{self.hu.shape[1:]}"
-                )
+            for subtype, likelihood in finding.likelihood_maps.items():
+                if likelihood.shape != self.hu.shape[1:]:
+                    raise ValueError(
+                        f"likelihood map of {subtype} {likelihood.shape} is not on the pixel grid "
+                        f"{self.hu.shape[1:]}"
+                    )
 
     def _scores(self) -> Iterator[float]:
         yield self.finding.suspicion

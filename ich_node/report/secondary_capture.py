@@ -21,10 +21,11 @@ from ich_node.findings import IchSubtype, Priority
 from ich_node.report.attributes import numbers, text
 from ich_node.report.geometry import directions, patient_orientation
 from ich_node.report.header import choose_character_set, copy_identity, order_items, stamp
-from ich_node.report.overlay import HEADER_HEIGHT, Viewport, render_overlay, whole_slice
+from ich_node.report.overlay import HEADER_HEIGHT, render_overlay
 from ich_node.report.reading_report import MANUFACTURER, ReadingReport
 from ich_node.report.summary import montage_slices, render_summary
 from ich_node.report.uids import device_uid, result_uid
+from ich_node.report.viewport import Viewport, whole_slice
 from ich_node.report.wording import DISCLAIMER
 
 SERIES_NUMBER = 9902

@@ -8,15 +8,18 @@ from PIL import Image, ImageDraw
 
 from ich_node.findings import IchSubtype, Priority
 from ich_node.report import drawing
+from ich_node.report.joint_maps import has_subtypes, shown_classes
 from ich_node.report.overlay import (
     FOOTER_HEIGHT,
     HEADER_HEIGHT,
+    class_text,
     draw_footer,
     draw_header,
-    head_region,
-    render_slice,
+    levels_text,
 )
 from ich_node.report.reading_report import ReadingReport
+from ich_node.report.slice_picture import render_slice
+from ich_node.report.viewport import head_region
 from ich_node.report.wording import SUBTYPE_NAME, algorithm_line, percent_text, slice_name
 
 _MONTAGE = 972
@@ -110,10 +113,18 @@ def _draw_panel(
     bottom = HEADER_HEIGHT + _MONTAGE - 10
     draw.line((left - 12, HEADER_HEIGHT, left - 12, bottom + 10), fill=drawing.RULE)
     top = _draw_suspicion(draw, report, left, right, top)
-    top = _draw_subtypes(draw, report, left, right, top)
+    classes = _classes(report, shown)
+    top = _draw_subtypes(draw, report, classes, (left, top, right))
     bottom = _draw_notes(draw, report, left, right, bottom)
-    bottom = _draw_legend(draw, left, bottom)
+    bottom = _draw_legend(draw, report, shown, classes, (left, bottom))
     _draw_profile(draw, report, shown, (left, top, right, bottom - 16))
+
+
+def _classes(report: ReadingReport, shown: list[int]) -> list[IchSubtype]:
+    """Classes that have a colour of their own in one of the panes, ``ANY`` last."""
+    seen = {subtype for index in shown for subtype in shown_classes(report.finding.slices[index])}
+    ordered = [subtype for subtype in IchSubtype if subtype in seen]
+    return sorted(ordered, key=lambda subtype: subtype is IchSubtype.ANY)
 
 
 def _title(draw: ImageDraw.ImageDraw, left: float, top: float, text: str) -> float:
@@ -136,14 +147,21 @@ def _draw_suspicion(draw: ImageDraw.ImageDraw, report: ReadingReport, left: int,
     return int(below + 112)
 
 
-def _draw_subtypes(draw: ImageDraw.ImageDraw, report: ReadingReport, left: int, right: int, top: int) -> int:
+def _draw_subtypes(
+    draw: ImageDraw.ImageDraw, report: ReadingReport, classes: list[IchSubtype], place: tuple[int, int, int]
+) -> int:
+    """Bar per subtype; where the panes show subtypes in colours, the bars have those and the thresholds ticks."""
+    left, top, right = place
     if not report.finding.subtypes:
         return top
+    points = report.finding.algorithm.operating_points
+    ticks = (points.sensitive, points.high_confidence) if classes else ()
     below = _title(draw, left, top, "Types of hemorrhage")
     for n, (subtype, score) in enumerate(sorted(report.finding.subtypes.items(), key=lambda s: -s[1])):
         y = below + 24 * n + 10
+        color = drawing.class_color(subtype, classes) if classes else score_color(report, score)
         drawing.write(draw, (left, y), SUBTYPE_NAME[subtype], size=16, anchor="lm")
-        drawing.bar(draw, (left + 140, y - 5, right - 56, y + 5), score, score_color(report, score))
+        drawing.bar(draw, (left + 140, y - 5, right - 56, y + 5), score, color, ticks=ticks)
         drawing.write(draw, (right, y), percent_text(score), size=16, anchor="rm")
     return int(below + 24 * len(report.finding.subtypes) + 16)
 
@@ -177,18 +195,53 @@ def _draw_profile(
     draw.line((x, start, x, bottom), fill=drawing.TEXT)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw, left: int, bottom: int) -> int:
-    top = bottom - 98
-    draw.polygon([(left, top + 5), (left + 9, top + 9), (left, top + 13)], fill=drawing.TEXT)
-    drawing.write(draw, (left + 18, top + 9), "shown; line: sensitive threshold", size=15, anchor="lm")
-    drawing.write(draw, (left, top + 34), "Likelihood contours", size=15, anchor="lm")
+def _draw_legend(
+    draw: ImageDraw.ImageDraw,
+    report: ReadingReport,
+    shown: list[int],
+    classes: list[IchSubtype],
+    corner: tuple[int, int],
+) -> int:
+    """Say what the signs of the panes mean, from the bottom up; return where the legend begins."""
+    left, bottom = corner
+    drawing.point_marker(draw, left + 11, bottom - 14, 6, drawing.TEXT, 1)
+    drawing.write(draw, (left + 30, bottom - 14), "place that the model points at", size=15, anchor="lm")
+    top = bottom - 30
+    with_maps = [f for index in shown if (f := report.finding.slices[index]).likelihood_maps]
+    joint = any(has_subtypes(finding) for finding in with_maps)
+    if classes:
+        top = _draw_class_legend(draw, classes, joint, left, top)
+    # Heat is explained where there is some, and where there is no map at all: then it is what is not there.
+    if not joint or not all(has_subtypes(finding) for finding in with_maps):
+        top = _draw_level_legend(draw, left, top)
+    draw.polygon([(left, top - 19), (left + 9, top - 15), (left, top - 11)], fill=drawing.TEXT)
+    drawing.write(draw, (left + 18, top - 15), "shown; line: sensitive threshold", size=15, anchor="lm")
+    return top - 24
+
+
+def _draw_level_legend(draw: ImageDraw.ImageDraw, left: int, bottom: int) -> int:
+    top = bottom - 44
+    drawing.write(draw, (left, top + 10), "Likelihood contours", size=15, anchor="lm")
     x = left
     for level, color in drawing.LEVELS:
-        draw.line((x, top + 58, x + 22, top + 58), fill=color, width=4)
-        drawing.write(draw, (x + 28, top + 58), percent_text(level), size=15, anchor="lm")
+        draw.line((x, top + 34, x + 22, top + 34), fill=color, width=4)
+        drawing.write(draw, (x + 28, top + 34), percent_text(level), size=15, anchor="lm")
         x += 82
-    drawing.point_marker(draw, left + 11, top + 84, 6, drawing.TEXT, 1)
-    drawing.write(draw, (left + 30, top + 84), "place that the model points at", size=15, anchor="lm")
+    return top
+
+
+def _draw_class_legend(
+    draw: ImageDraw.ImageDraw, classes: list[IchSubtype], with_maps: bool, left: int, bottom: int
+) -> int:
+    lines = len(classes) + with_maps
+    top = bottom - 20 * lines - 4
+    for n, subtype in enumerate(classes):
+        y = top + 20 * n + 10
+        draw.line((left, y, left + 22, y), fill=drawing.CLASS_COLOR[subtype], width=4)
+        drawing.write(draw, (left + 30, y), class_text(subtype), size=15, anchor="lm")
+    if with_maps:
+        at = (left, top + 20 * len(classes) + 10)
+        drawing.write(draw, at, f"Contours: {levels_text()}", size=15, anchor="lm")
     return top
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ich_node.findings import IchSubtype, Priority
+from ich_node.findings import IchSubtype, Localization, Priority
 from ich_node.report.attributes import whole_number
 from ich_node.report.reading_report import ReadingReport
 
@@ -26,6 +26,16 @@ SUBTYPE_NAME: dict[IchSubtype, str] = {
     IchSubtype.SUBARACHNOID: "Subarachnoid",
     IchSubtype.SUBDURAL: "Subdural",
 }
+
+ABBREVIATION: dict[IchSubtype, str] = {
+    IchSubtype.ANY: "ANY",
+    IchSubtype.EPIDURAL: "EDH",
+    IchSubtype.INTRAPARENCHYMAL: "IPH",
+    IchSubtype.INTRAVENTRICULAR: "IVH",
+    IchSubtype.SUBARACHNOID: "SAH",
+    IchSubtype.SUBDURAL: "SDH",
+}
+"""As radiologists write the classes; for letters inside a picture."""
 
 
 def percent(score: float) -> float:
@@ -70,14 +80,22 @@ def slice_lines(report: ReadingReport, limit: int = 20) -> list[str]:
     lines = []
     for index in report.finding.suspicious_slices[:limit]:
         finding = report.finding.slices[index]
-        places = [
-            # counted from 1: column n reaches from n - 1 to n in image coordinates
-            f"{place.kind} at column {math.ceil(place.coordinates[0])}, row {math.ceil(place.coordinates[1])}"
-            for place in finding.localizations
-        ]
+        places = [_place_text(place) for place in finding.localizations]
         text = f"{slice_name(report, index)}: {percent_text(finding.probabilities[IchSubtype.ANY])}"
         lines.append("; ".join([text, *places]))
     return lines
+
+
+def _place_text(place: Localization) -> str:
+    """Name a place by its subtype, where it has one, and by its pixel; a box by that of its top left corner."""
+    # counted from 1: column n reaches from n - 1 to n in image coordinates
+    column, row = (math.ceil(c) for c in place.coordinates[:2])
+    kind = (
+        place.kind
+        if place.subtype is IchSubtype.ANY
+        else f"{SUBTYPE_NAME[place.subtype].lower()} {place.kind}"
+    )
+    return f"{kind} at column {column}, row {row}"
 
 
 def slice_name(report: ReadingReport, index: int) -> str:

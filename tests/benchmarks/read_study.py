@@ -107,8 +107,8 @@ def _predict(predictor: Predictor, series: Series) -> None:
 def _read(series: Series, predictor: Predictor, folder: Path) -> None:
     read_series(
         series,
-        predictor=predictor,
-        history=History(run_number=1, earlier=None),
+        predictors=[predictor],
+        history=History(last_run_numbers={}, earlier={}),
         content_sha256="0" * 64,
         results_dir=folder / "results",
     )

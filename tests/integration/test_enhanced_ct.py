@@ -77,8 +77,8 @@ def read(tmp_path: Path, predictor: Watched) -> Iterator[Reader]:
             claim_of(stored(datasets, spool)),
             spool_dir=spool,
             results_dir=tmp_path / "results",
-            predictor=predictor,
-            history=lambda _uid: History(run_number=1, earlier=None),
+            predictors=[predictor],
+            history=lambda _uid: History(last_run_numbers={}, earlier={}),
         )
 
     predictor.volumes.clear()
@@ -88,7 +88,8 @@ def read(tmp_path: Path, predictor: Watched) -> Iterator[Reader]:
 
 def the_reading(outcome: Any) -> NewReading:
     assert isinstance(outcome, Read), outcome
-    return outcome.reading
+    (reading,) = outcome.readings
+    return reading
 
 
 def test_a_bleed_is_found_in_the_frames_that_show_it(

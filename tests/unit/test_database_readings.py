@@ -12,11 +12,11 @@ from sqlalchemy import select
 from ich_node.database.engine import Database
 from ich_node.database.queue import claim_study, request_reprocess
 from ich_node.database.readings import (
-    earlier_reading,
+    earlier_readings,
     finish_not_read,
     finish_read,
     finish_waiting,
-    next_run_number,
+    last_run_numbers,
 )
 from ich_node.database.tables import AuditRow, OutboxRow, ReadingRow, ResultObjectRow
 from ich_node.database.worklist import study_report
@@ -117,12 +117,11 @@ def test_a_new_reading_of_a_series_supersedes_the_old(database: Database) -> Non
             (2, True),
             (3, False),
         ]
-        earlier = earlier_reading(session, SERIES)
-        assert earlier is not None
+        (earlier,) = earlier_readings(session, SERIES).values()
         assert (earlier.run_number, earlier.content_sha256) == (3, "content 3")
-        assert earlier_reading(session, "1.9") is None
-        assert next_run_number(session, SERIES, MODEL.name) == 4
-        assert next_run_number(session, SERIES, "other") == 1
+        assert earlier_readings(session, "1.9") == {}
+        assert last_run_numbers(session, SERIES) == {MODEL.name: 3}
+        assert last_run_numbers(session, "1.9") == {}
 
 
 def test_that_a_reading_still_holds_changes_nothing_but_the_state(database: Database) -> None:
@@ -135,7 +134,7 @@ def test_that_a_reading_still_holds_changes_nothing_but_the_state(database: Data
     )
     with database.writing() as session:
         kept = finish_read(
-            session, claimed, exclusions=[exclusion], reading=None, destinations=("PACS",), now=at(22)
+            session, claimed, exclusions=[exclusion], readings=(), destinations=("PACS",), now=at(22)
         )
     assert kept is Priority.HIGH
     assert (study_row(database).state, study_row(database).read_at) == ("READ", at(10))
@@ -221,7 +220,7 @@ def test_a_reading_that_does_not_fit_its_images_writes_nothing(database: Databas
     broken = reading(Priority.STAT)
     object.__setattr__(broken, "sop_instance_uids", ("only one",))
     with pytest.raises(ValueError, match="zip"), database.writing() as session:
-        finish_read(session, claimed, exclusions=(), reading=broken, destinations=("PACS",), now=at(2))
+        finish_read(session, claimed, exclusions=(), readings=[broken], destinations=("PACS",), now=at(2))
     with database.reading() as session:
         assert session.scalars(select(ReadingRow)).all() == []
     assert study_row(database).state == "READING"
@@ -251,7 +250,7 @@ def test_one_transaction_may_hold_a_whole_life(database: Database) -> None:
             session,
             claimed,
             exclusions=(),
-            reading=reading(Priority.ROUTINE),
+            readings=[reading(Priority.ROUTINE)],
             destinations=(),
             now=at(2),
         )

@@ -114,7 +114,7 @@ def test_what_arrives_waits_or_is_read_cannot_go_even_by_force(database: Databas
     claimed = must_claim(database, seconds=10)
     assert "UNDER_WAY" in obstacles(database)
     with database.writing() as session:
-        finish_read(session, claimed, exclusions=(), reading=None, destinations=(), now=at(11))
+        finish_read(session, claimed, exclusions=(), readings=(), destinations=(), now=at(11))
     assert "UNDER_WAY" not in obstacles(database)
     with database.writing() as session:
         queue.request_reprocess(
@@ -284,7 +284,7 @@ def test_a_study_that_was_sent_again_can_be_purged_again(database: Database) -> 
         sender.send(number, seconds=DAY, due=DAY)
     claimed = must_claim(database, seconds=DAY + 1)
     with database.writing() as session:
-        finish_read(session, claimed, exclusions=(), reading=None, destinations=(), now=at(DAY + 2))
+        finish_read(session, claimed, exclusions=(), readings=(), destinations=(), now=at(DAY + 2))
     assert obstacles(database) == set()
     purge(database, seconds=2 * DAY)
     assert series_row(database).purged_instances == 3  # the most that it ever was

@@ -7,16 +7,26 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from ich_node.errors import ConfigurationError
-from ich_node.findings import OperatingPoints
-from ich_node.model.bundle import find_bundle, find_bundles, identification, read_description, verify_bundle
+from ich_node.findings import IchSubtype, OperatingPoints
+from ich_node.model.bundle import (
+    find_bundle,
+    find_bundles,
+    identification,
+    localization,
+    members,
+    read_description,
+    typed_section,
+    verify_bundle,
+)
 from ich_node.model.decision import DecisionConfig
 from ich_node.model.predict import load_predictor
 from ich_node.model.preprocess import PreprocessConfig
@@ -99,6 +109,17 @@ def test_a_pickle_is_never_opened(bundle: Path, tmp_path: Path):
         (lambda d: d["config"].update(members=1), r"tensor '1\..*not part"),
         (lambda d: d["preprocessing"].update(size="big"), "preprocessing.size"),
         (lambda d: d.update(weights_sha256=5), "weights_sha256"),
+        (lambda d: d.update(weights_sha256="AB" * 32), "weights_sha256"),
+        (lambda d: d.update(source_sha256="short"), "source_sha256"),
+        (lambda d: d.update(format=True), "format"),
+        (lambda d: d.update(version=" "), "version"),
+        (lambda d: d.update(members=2), "'members' and 'config.members'"),
+        (lambda d: d["config"].update(members=True), "config.members"),
+        (lambda d: d.update(localization={"most": 3}, detector={"most": 2}), "'localization' and 'detector'"),
+        (lambda d: (d.pop("detector", None), d.update(localization={"most": 2.5})), "localization.most"),
+        (lambda d: d.update(localization=[]), "localization"),
+        (lambda d: d["decision"].update(rule="sum"), "decision.rule"),
+        (lambda d: d["decision"].update(scale=float("inf")), "decision.scale"),
     ],
 )
 def test_wrong_description_is_refused_with_file_and_key(
@@ -110,7 +131,7 @@ def test_wrong_description_is_refused_with_file_and_key(
     assert str(bundle) in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", '{"a":' * 100_000])
 def test_no_json_object(bundle: Path, text: str):
     (bundle / "bundle.json").write_text(text)
     with pytest.raises(ConfigurationError, match=r"bundle\.json"):
@@ -134,6 +155,165 @@ def test_unknown_name_lists_those_there_are(bundle: Path):
     assert find_bundle("small-v1", bundle.parent) == bundle
     with pytest.raises(ConfigurationError, match="vicar-attention-v1"):
         find_bundle("nothing")
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "a\\b", "a b", "x" * 101, "ü", "a\n"])
+def test_name_has_to_be_a_plain_folder_name(bundle: Path, name: str):
+    edit(bundle, lambda d: d.update(name=name))
+    with pytest.raises(ConfigurationError, match=r"bundle\.json: key 'name'"):
+        read_description(bundle)
+
+
+def test_folder_of_another_name_is_refused(bundle: Path):
+    other = bundle.rename(bundle.parent / "other")
+    with pytest.raises(ConfigurationError, match=r"key 'name' is 'small-v1', but its folder is 'other'"):
+        find_bundle("other", other.parent)
+
+
+def test_folders_that_are_being_made_are_no_bundles(bundle: Path):
+    bundle.rename(bundle.parent / ".new-abc")
+    assert find_bundles(bundle.parent).keys() == find_bundles().keys()
+
+
+def test_old_and_new_keys_say_the_same(bundle: Path):
+    before = read_description(bundle)
+    places = dict(localization(before))
+    assert members(bundle, before) == 2
+
+    def renamed(about: dict[str, Any]) -> None:
+        about["members"] = about["config"].pop("members")
+        about["localization"] = about.pop("detector", None) or about.pop("localization")
+
+    edit(bundle, renamed)
+    after = read_description(bundle)
+    assert (members(bundle, after), dict(localization(after))) == (2, places)
+    assert load_predictor(bundle, "cpu").algorithm.name == "small-v1"
+
+
+def test_without_a_word_there_is_one_member_and_nothing_on_places(bundle: Path):
+    edit(bundle, lambda d: (d["config"].pop("members"), d.pop("detector", None), d.pop("localization", None)))
+    about = read_description(bundle)
+    assert (members(bundle, about), dict(localization(about))) == (1, {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    whole: int = 1
+    number: float = 1.0
+    yes: bool = False
+    text: str = ""
+    rule: Literal["max", "pair"] = "pair"
+    level: Literal[1, 2] = 1
+    widths: tuple[int, ...] = (1,)
+    window: tuple[float, float] = (40.0, 80.0)
+    windows: tuple[tuple[float, float], ...] = ()
+    subtype: IchSubtype = IchSubtype.ANY
+    maybe: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.whole < 0:
+            raise ValueError("whole is below 0")
+
+
+def section(**values: Any) -> Section:
+    return typed_section(Section, values, Path("/b"), "config")
+
+
+def test_section_takes_what_json_gives():
+    made = section(
+        number=3, windows=[[40, 80], [50.5, 130]], widths=[], subtype="subdural", level=2, maybe=None
+    )
+    assert made == Section(
+        number=3.0, windows=((40.0, 80.0), (50.5, 130.0)), widths=(), subtype=IchSubtype.SUBDURAL, level=2
+    )
+    assert type(made.number) is float
+    assert type(made.windows[0][0]) is float
+    assert isinstance(made.subtype, IchSubtype)
+    assert section(maybe=2) == Section(maybe=2.0)
+    assert section() == Section()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("unknown", 1),
+        ("whole", 1.0),
+        ("whole", True),
+        ("whole", "1"),
+        ("whole", None),
+        ("number", True),
+        ("number", "1"),
+        ("number", float("nan")),
+        ("number", float("-inf")),
+        ("number", 10**400),
+        ("yes", 1),
+        ("text", 5),
+        ("rule", "sum"),
+        ("rule", ["max"]),
+        ("level", True),
+        ("level", 1.0),
+        ("widths", 3),
+        ("widths", "12"),
+        ("widths", [1.5]),
+        ("widths", [True]),
+        ("window", [40.0]),
+        ("window", [40.0, 80.0, 1.0]),
+        ("window", [40.0, float("nan")]),
+        ("windows", [40.0, 80.0]),
+        ("windows", [[40.0, 80.0, 1.0]]),
+        ("subtype", "thalamic"),
+        ("maybe", "none"),
+    ],
+)
+def test_section_refuses_what_is_unknown_or_of_the_wrong_kind(key: str, value: Any):
+    with pytest.raises(ConfigurationError, match=rf"/b/bundle\.json: key 'config\.{key}'"):
+        section(**{key: value})
+
+
+def test_section_that_its_own_check_refuses():
+    with pytest.raises(ConfigurationError, match="'config': whole is below 0"):
+        section(whole=-1)
+    with pytest.raises(ConfigurationError, match="'config' has to be an object"):
+        typed_section(Section, [1], Path("/b"), "config")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t.update(surplus=torch.zeros(1)), "'surplus' is not part of the network"),
+        (
+            lambda t: t.update({"1.classifier.bias": torch.zeros(2)}),
+            r"'1\.classifier\.bias' is \(2,\), expected \(1,\)",
+        ),
+        (
+            lambda t: t.update({"1.classifier.bias": torch.tensor([1])}),
+            r"'1\.classifier\.bias' is torch\.int64",
+        ),
+        (lambda t: t["0.stem.0.weight"].view(-1)[3:4].fill_(float("nan")), r"'0\.stem\.0\.weight' holds NaN"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    bundle: Path, change: Callable[[dict[str, torch.Tensor]], object], named: str
+):
+    import hashlib
+
+    from safetensors.torch import load_file
+
+    file = bundle / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    edit(bundle, lambda d: d.update(weights_sha256=hashlib.sha256(file.read_bytes()).hexdigest()))
+    with pytest.raises(ConfigurationError, match=rf"model\.safetensors: tensor {named}"):
+        load_predictor(bundle, "cpu")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "bundle.json"])
+def test_folder_in_the_place_of_a_file(bundle: Path, name: str):
+    (bundle / name).unlink()
+    (bundle / name).mkdir()
+    with pytest.raises(ConfigurationError, match=rf"{name}: cannot be read"):
+        verify_bundle(bundle)
 
 
 def test_device_that_is_not_there(bundle: Path):

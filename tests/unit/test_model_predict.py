@@ -14,7 +14,6 @@ import torch
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority
 from ich_node.model import bundle as bundles
-from ich_node.model import predict
 from ich_node.model.predict import Predictor, load_predictor
 from ich_node.testing.phantom import HeadPhantom, head_phantom
 
@@ -61,14 +60,14 @@ def test_finding_is_complete_and_deterministic():
     assert first == second
     for a, b in zip(first.slices, second.slices, strict=True):
         assert set(a.probabilities) == {IchSubtype.ANY}
-        assert (a.likelihood_map is None) == (b.likelihood_map is None)
-        if a.likelihood_map is not None and b.likelihood_map is not None:
-            assert np.array_equal(a.likelihood_map, b.likelihood_map)
-            assert a.likelihood_map.shape == head.hu.shape[1:]
-            assert a.likelihood_map.dtype == np.float32
-            assert 0 <= a.likelihood_map.min() <= a.likelihood_map.max() <= 1
+        assert set(a.likelihood_maps) == set(b.likelihood_maps)
+        for subtype, likelihood in a.likelihood_maps.items():
+            assert np.array_equal(likelihood, b.likelihood_maps[subtype])
+            assert likelihood.shape == head.hu.shape[1:]
+            assert likelihood.dtype == np.float32
+            assert 0 <= likelihood.min() <= likelihood.max() <= 1
     cut = first.algorithm.operating_points.sensitive
-    assert [s.likelihood_map is not None for s in first.slices] == [
+    assert [bool(s.likelihood_maps) for s in first.slices] == [
         s.probabilities[IchSubtype.ANY] >= cut for s in first.slices
     ]
 
@@ -79,8 +78,7 @@ def test_maps_stay_inside_the_skull():
     shown = finding.suspicious_slices
     assert shown
     for index in shown:
-        likelihood = finding.slices[index].likelihood_map
-        assert likelihood is not None
+        likelihood = finding.slices[index].likelihood_maps[IchSubtype.ANY]
         # the mask's margin may touch the wall of a sinus, where evidence is nil
         assert likelihood[head.hu[index] < -300].max() < 0.1
         assert not likelihood[:20].any()
@@ -96,11 +94,12 @@ def test_padding_value_changes_nothing():
     assert shipped().predict(padded, head.spacing_mm) == shipped().predict(plain, head.spacing_mm)
 
 
-def test_batch_size_changes_nothing_beyond_rounding(monkeypatch: pytest.MonkeyPatch):
+def test_batch_size_changes_nothing_beyond_rounding():
     head = phantom(500, KINDS[0])
     many = shipped().predict(head.hu, head.spacing_mm)
-    monkeypatch.setattr(predict, "_BATCH", 3)
-    few = shipped().predict(head.hu, head.spacing_mm)
+    reader = load_predictor(device="cpu")
+    reader.system.execution.batch = 3
+    few = reader.predict(head.hu, head.spacing_mm)
     assert many.suspicion == pytest.approx(few.suspicion, abs=1e-5)
     for a, b in itertools.zip_longest(many.slices, few.slices):
         assert a.probabilities[IchSubtype.ANY] == pytest.approx(b.probabilities[IchSubtype.ANY], abs=1e-5)
@@ -110,7 +109,7 @@ def test_batch_size_changes_nothing_beyond_rounding(monkeypatch: pytest.MonkeyPa
 def test_output_that_is_no_number_is_no_finding(value: float):
     broken = load_predictor(device="cpu")
     with torch.no_grad():
-        broken._networks[0].get_parameter("classifier.bias").fill_(value)
+        broken.system.networks[0].get_parameter("classifier.bias").fill_(value)
     head = phantom(600)
     with pytest.raises(StudyRejected) as rejected:
         broken.predict(head.hu, head.spacing_mm)

@@ -9,8 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ich_node.model.intracranial import CoarseMask
-from ich_node.model.predict import source_map
-from ich_node.model.preprocess import PreprocessConfig, SliceFrame, channels, network_slice
+from ich_node.model.preprocess import (
+    PreprocessConfig,
+    SliceFrame,
+    channels,
+    cut_out,
+    field_of_view,
+    network_slice,
+    on_source_grid,
+    unit_windows,
+    whole_image,
+)
 
 
 def box_mask(rows: slice, columns: slice, shape: tuple[int, int], block: int = 2) -> CoarseMask:
@@ -91,7 +100,7 @@ def test_evidence_comes_back_to_the_source_place_it_came_from(row: int, column: 
     cut = network_slice(np.zeros((300, 300), np.float32), mask, 0, (5, 0.5, 0.6), config)
     evidence = np.zeros((16, 16), np.float32)
     evidence[row, column] = 1
-    back = source_map(evidence, cut.frame, mask, 0, config.size)
+    back = on_source_grid(evidence, cut.frame, config.size, (300, 300))
     expected = cut.frame.to_source(row * 4 + 1.5, column * 4 + 1.5)
     if 0 < row < 15 and 0 < column < 15:
         y, x = np.mgrid[:300, :300]
@@ -99,3 +108,33 @@ def test_evidence_comes_back_to_the_source_place_it_came_from(row: int, column: 
         assert (back * x).sum() / back.sum() == pytest.approx(expected[1], abs=0.1)
     assert back.dtype == np.float32
     assert back.max() <= 1
+
+
+def test_unit_windows_are_pinned():
+    hu = torch.tensor([[[-1000.0, 0.0, 20.0, 40.0, 80.0, 180.0, 3000.0]]])
+    brain, subdural, soft = unit_windows(hu, ((40, 80), (80, 200), (40, 380)))[0, :, 0]
+    assert brain.tolist() == pytest.approx([0, 0, 0.25, 0.5, 1, 1, 1])
+    assert subdural.tolist() == pytest.approx([0, 0.1, 0.2, 0.3, 0.5, 1, 1])
+    assert soft.tolist() == pytest.approx([0, 150 / 380, 170 / 380, 0.5, 230 / 380, 330 / 380, 1])
+
+
+def test_the_whole_image_goes_edge_to_edge():
+    frame = whole_image((512, 256), 128)
+    assert frame.step == (4, 2)
+    # the outer edge of the first pixel lies on the image's edge, at -0.5
+    assert frame.to_source(-0.5, -0.5) == pytest.approx((-0.5, -0.5))
+    assert frame.to_source(127.5, 127.5) == pytest.approx((511.5, 255.5))
+
+
+def test_a_field_of_view_has_its_pitch_and_its_centre():
+    frame = field_of_view((100.0, 60.0), (5.0, 0.5, 0.25), 250, 1.0)
+    assert frame.step == (2, 4)
+    assert frame.to_source(124.5, 124.5) == pytest.approx((100, 60))
+
+
+def test_cutting_out_averages_where_the_grid_is_coarser():
+    """A checkerboard of single pixels becomes its mean, and does not alias into stripes."""
+    y, x = np.mgrid[:256, :256]
+    board = np.where((y + x) % 2, 100, 0).astype(np.float32)
+    out = cut_out(board, whole_image((256, 256), 64), 64, (-1000, 1000))
+    assert np.abs(out[2:-2, 2:-2] - 50).max() < 5

@@ -101,7 +101,7 @@ def arrive(node: Node, images: Sequence[pydicom.Dataset]) -> str:
 
 
 def read(node: Node, uid: str, predictor: ScriptedPredictor) -> dict[str, Any]:
-    read_due_study(node, uid, lambda _name: predictor)
+    read_due_study(node, uid, lambda _name: [predictor])
     with node.database.reading() as session:
         row = worklist_row(session, uid)
     assert row is not None
@@ -192,7 +192,7 @@ def test_reading_that_the_database_never_takes_is_a_failed_study(
 
 
 def test_model_that_cannot_be_loaded_is_named(node: Node, phantom: HeadPhantom) -> None:
-    def load(_name: str | None) -> ScriptedPredictor:
+    def load(_name: str | None) -> list[ScriptedPredictor]:
         raise ConfigurationError("model.device: cuda:0 is not there")
 
     uid = arrive(node, phantom_series(phantom))
@@ -247,33 +247,118 @@ def test_work_that_was_taken_over_is_dropped(node: Node, phantom: HeadPhantom) -
             )
         assert claim is not None
 
-    assert read_due_study(node, uid, lambda _name: ScriptedPredictor(instead=be_taken_over)) is False
+    assert read_due_study(node, uid, lambda _name: [ScriptedPredictor(instead=be_taken_over)]) is False
     assert show(node, uid)["readings"] == []
     assert other.calls == 0
+
+
+def ask_for(node: Node, uid: str, model: str | None = None) -> None:
+    with node.database.writing() as session:
+        queue.request_reprocess(
+            session, uid, series_instance_uid=None, model=model, actor="test", now=datetime.now(UTC)
+        )
+
+
+def predecessor_of(node: Node, reading: dict[str, Any]) -> str:
+    sr = next(o["sop_instance_uid"] for o in reading["objects"] if o["kind"] == "SR")
+    report = pydicom.dcmread(node.settings.results_dir / f"{sr}.dcm")
+    if "PredecessorDocumentsSequence" not in report:
+        return ""
+    series = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    return str(series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
 
 
 def test_reprocessing_makes_another_run_that_names_its_predecessor(node: Node, phantom: HeadPhantom) -> None:
     uid = arrive(node, phantom_series(phantom))
     first = read(node, uid, ScriptedPredictor(0.9))
-    with node.database.writing() as session:
-        queue.request_reprocess(
-            session, uid, series_instance_uid=None, model="other", actor="test", now=datetime.now(UTC)
-        )
+    ask_for(node, uid)
+    read(node, uid, ScriptedPredictor(0.1))
+    new, old = show(node, uid)["readings"]
+    assert (new["run_number"], new["superseded"], old["superseded"]) == (2, False, True)
+    assert predecessor_of(node, new) == first["sr_sop_instance_uid"]
+    assert show(node, uid)["priority"] == "ROUTINE"
+
+
+def test_another_model_reads_beside_and_takes_no_flag_down(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    read(node, uid, ScriptedPredictor(0.9))
+    ask_for(node, uid, model="other")
     names: list[str | None] = []
 
-    def load(name: str | None) -> ScriptedPredictor:
+    def load(name: str | None) -> list[ScriptedPredictor]:
         names.append(name)
-        return ScriptedPredictor(0.1, name="other")
+        return [ScriptedPredictor(0.1, name="other")]
 
     read_due_study(node, uid, load)
     assert names == ["other"]
     new, old = show(node, uid)["readings"]
-    assert (new["model_name"], new["superseded"], old["superseded"]) == ("other", False, True)
-    sr = next(o["sop_instance_uid"] for o in new["objects"] if o["kind"] == "SR")
-    report = pydicom.dcmread(node.settings.results_dir / f"{sr}.dcm")
-    series = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
-    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first["sr_sop_instance_uid"]
+    assert (new["model_name"], new["run_number"]) == ("other", 1)
+    assert (new["superseded"], old["superseded"]) == (False, False)
+    assert predecessor_of(node, new) == ""
+    assert show(node, uid)["priority"] == "STAT"
+
+
+def test_the_models_that_read_replace_one_that_reads_no_longer(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    read(node, uid, ScriptedPredictor(0.9, name="of last year"))
+    ask_for(node, uid)
+    read(node, uid, ScriptedPredictor(0.1, name=node.settings.model.bundles[0]))
+    new, old = show(node, uid)["readings"]
+    assert (new["superseded"], old["superseded"]) == (False, True)
     assert show(node, uid)["priority"] == "ROUTINE"
+
+
+def several(node: Node, *names: str) -> Node:
+    settings = node.settings.model_copy(
+        update={"model": node.settings.model.model_copy(update={"bundles": names})}
+    )
+    return Node(settings=settings, database=node.database)
+
+
+@pytest.mark.parametrize("suspicions", [(0.1, 0.9), (0.9, 0.1)])
+def test_of_several_models_the_most_urgent_counts(
+    node: Node, phantom: HeadPhantom, suspicions: tuple[float, float]
+) -> None:
+    node = several(node, "one", "two")
+    uid = arrive(node, phantom_series(phantom))
+    predictors = [ScriptedPredictor(s, name=n) for s, n in zip(suspicions, ("one", "two"), strict=True)]
+    assert read_due_study(node, uid, lambda _name: predictors)
+    report = show(node, uid)
+    assert (report["state"], report["priority"]) == ("READ", "STAT")
+    assert {(r["model_name"], r["suspicion"], r["superseded"]) for r in report["readings"]} == {
+        ("one", suspicions[0], False),
+        ("two", suspicions[1], False),
+    }
+    srs = {o["sop_instance_uid"] for r in report["readings"] for o in r["objects"] if o["kind"] == "SR"}
+    assert len(srs) == 2
+
+
+def test_what_one_model_found_is_not_lost_for_another_whose_output_is_no_number(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    def give_nan() -> None:
+        raise StudyRejected(RejectionReason.INVALID_MODEL_OUTPUT, "The model's output is not a number.")
+
+    node = several(node, "one", "two")
+    uid = arrive(node, phantom_series(phantom))
+    predictors = [ScriptedPredictor(instead=give_nan, name="one"), ScriptedPredictor(0.9, name="two")]
+    assert read_due_study(node, uid, lambda _name: predictors)
+    report = show(node, uid)
+    assert (report["state"], report["reason"], report["priority"]) == (
+        "FAILED",
+        "INVALID_MODEL_OUTPUT",
+        "STAT",
+    )
+    assert report["reason_detail"].startswith("one: ")
+    assert [r["model_name"] for r in report["readings"]] == ["two"]
+    ask_for(node, uid)
+    predictors[1] = ScriptedPredictor(0.1, name="two")
+    assert read_due_study(node, uid, lambda _name: predictors)
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("FAILED", "MEDIUM")
+    ask_for(node, uid)
+    predictors[0] = ScriptedPredictor(0.1, name="one")
+    assert read_due_study(node, uid, lambda _name: predictors)
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("READ", "ROUTINE")
 
 
 def test_reprocessing_a_series_that_cannot_be_read_says_why(node: Node, phantom: HeadPhantom) -> None:

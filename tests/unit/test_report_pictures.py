@@ -13,8 +13,10 @@ from ich_node.findings import IchSubtype, Localization, SliceFinding
 from ich_node.report import drawing
 from ich_node.report.attributes import numbers
 from ich_node.report.geometry import opposite, orientation_letters, patient_orientation
-from ich_node.report.overlay import head_region, render_overlay, render_slice, whole_slice
+from ich_node.report.overlay import render_overlay
+from ich_node.report.slice_picture import render_slice
 from ich_node.report.summary import MAX_PANES, montage_slices, render_summary
+from ich_node.report.viewport import head_region, whole_slice
 from ich_node.report.wording import percent, percent_text, slice_name
 from tests.report_builders import make_report
 
@@ -48,7 +50,7 @@ def test_contours_enclose_the_likely_pixels_only() -> None:
     report = make_report(0.9, shape=(1, 64, 64))
     likelihood = np.zeros((64, 64), np.float32)
     likelihood[20:30, 40:50] = 1.0
-    finding = SliceFinding(probabilities={IchSubtype.ANY: 0.9}, likelihood_map=likelihood)
+    finding = SliceFinding(probabilities={IchSubtype.ANY: 0.9}, likelihood_maps={IchSubtype.ANY: likelihood})
     dark = replace(
         report,
         hu=np.full((1, 64, 64), -1000, np.float32),

@@ -43,9 +43,10 @@ def test_parts_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="slices do not match"):
         replace(report, hu=report.hu[1:])
     wide = np.zeros((64, 65), np.float32)
-    changed = replace(report.finding.slices[0], likelihood_map=wide)
+    maps = {IchSubtype.ANY: np.zeros((64, 64), np.float32), IchSubtype.SUBDURAL: wide}
+    changed = replace(report.finding.slices[0], likelihood_maps=maps)
     finding = replace(report.finding, slices=(changed, *report.finding.slices[1:]))
-    with pytest.raises(ValueError, match="pixel grid"):
+    with pytest.raises(ValueError, match=r"of subdural \(64, 65\) is not on the pixel grid"):
         replace(report, finding=finding)
 
 

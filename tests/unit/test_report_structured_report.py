@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Literal
 
 import highdicom as hd
 import pydicom
@@ -16,7 +17,7 @@ from ich_node import codes
 from ich_node.findings import IchSubtype, Localization
 from ich_node.report import Predecessor, ReadingReport, build_structured_report
 from ich_node.report.image_library import code
-from ich_node.report.wording import DISCLAIMER, slice_lines
+from ich_node.report.wording import DISCLAIMER, SUBTYPE_NAME, slice_lines
 from tests.report_builders import make_report
 
 
@@ -101,6 +102,40 @@ def test_places_point_at_the_source_image_in_its_pixels() -> None:
                 assert outline[2].tolist() == pytest.approx(place.coordinates[2:])
                 assert outline[0].tolist() == outline[-1].tolist()
             assert group.finding_type == code(codes.FINDING_OF[place.subtype])
+
+
+@pytest.mark.parametrize("kind", ["point", "box"])
+def test_a_place_of_each_subtype_has_the_finding_the_site_and_the_words_of_that_subtype(
+    kind: Literal["point", "box"],
+) -> None:
+    report = make_report(0.9, shape=(1, 64, 64))
+    places = tuple(
+        Localization(
+            kind=kind,
+            subtype=subtype,
+            coordinates=(5.5 + 8 * n, 30.5) if kind == "point" else (5.5 + 8 * n, 30.5, 9.5 + 8 * n, 40.5),
+            score=0.3 + 0.1 * n,
+        )
+        for n, subtype in enumerate(IchSubtype)
+    )
+    slices = (replace(report.finding.slices[0], localizations=places),)
+    report = replace(report, finding=replace(report.finding, slices=slices))
+    groups = parsed(report).content.get_planar_roi_measurement_groups()
+    assert [group.finding_type for group in groups] == [code(codes.FINDING_OF[p.subtype]) for p in places]
+    assert [group.finding_sites[0].value for group in groups] == [
+        code(codes.SITE_OF[p.subtype]) for p in places
+    ]
+    assert [group.get_measurements()[0].value for group in groups] == pytest.approx(
+        [100 * p.score for p in places]
+    )
+    assert [group.tracking_identifier.split(",")[0] for group in groups] == [
+        SUBTYPE_NAME[p.subtype] for p in places
+    ]
+    (line,) = slice_lines(report)
+    assert line.split("; ")[1:3] == [
+        f"{kind} at column 6, row 31",
+        f"epidural {kind} at column 14, row 31",
+    ]
 
 
 def test_a_place_beyond_the_edge_is_drawn_at_the_edge() -> None:

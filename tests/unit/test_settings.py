@@ -57,6 +57,7 @@ DEFAULTS: dict[str, Any] = {
     "model.bundles": ("vicar-attention-v1",),
     "model.device": "auto",
     "model.engine": "torch",
+    "model.precision": "float32",
     "peers": (),
     "pacs": (),
 }
@@ -100,6 +101,7 @@ OTHER: dict[str, Any] = {
     "model.bundles": ("other",),
     "model.device": "cuda:1",
     "model.engine": "torch",
+    "model.precision": "bfloat16",
     "peers": [CT1],
     "pacs": [PACS],
 }
@@ -139,9 +141,10 @@ WRONG: dict[str, list[Any]] = {
     "worker.max_image_mib": [0, 16385],
     "worker.decoder_memory_mib": [255, 65537],
     "worker.max_attempts": [0, 21],
-    "model.bundles": ["vicar", [], ["a", "b"]],
+    "model.bundles": ["vicar", [], ["a", "b", "a"]],
     "model.device": ["gpu", "cuda:x", ""],
     "model.engine": ["onnx"],
+    "model.precision": ["float16", ""],
     "peers": ["CT1", [{"name": "x"}], [{**CT1, "host": "ct.local"}], [{**CT1, "colour": "red"}]],
     "pacs": ["PACS", [{**PACS, "port": 0}], [{**PACS, "ae_title": ""}], [{**PACS, "name": ""}], [PACS, PACS]],
 }

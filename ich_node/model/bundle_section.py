@@ -1,0 +1,120 @@
+"""A section of ``bundle.json`` as a typed value: nothing unknown, nothing of the wrong kind, no NaN."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ich_node.errors import ConfigurationError
+
+T = TypeVar("T")
+_DESCRIPTION_FILE = "bundle.json"
+
+
+class _Unfit(Exception):
+    """What a value has to be, said in words."""
+
+
+def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, section: str) -> T:
+    """Make a configuration from a section of a bundle's description.
+
+    Parameters
+    ----------
+    kind
+        Frozen dataclass whose fields all have defaults and are ``bool``, ``int``, ``float``, ``str``, ``Literal``,
+        `StrEnum`, tuples of these, or one of these or ``None``.
+    values
+        The section as JSON gave it.
+    folder, section
+        Of the bundle, and where the section is: for the messages.
+
+    Returns
+    -------
+    T
+        Integers given for floats are floats in it, lists are tuples.
+
+    Raises
+    ------
+    ConfigurationError
+        A key is unknown, or a value is of the wrong kind, not finite, or none of those that its field knows; the
+        message names file and key. A boolean is no number.
+    """
+    file = folder / _DESCRIPTION_FILE
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"{file}: key {section!r} has to be an object")
+    hints, known = get_type_hints(kind), {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    given = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigurationError(f"{file}: key '{section}.{key}' is not known to this version")
+        try:
+            given[key] = _fitted(hints[key], value)
+        except _Unfit as unfit:
+            raise ConfigurationError(
+                f"{file}: key '{section}.{key}' has a value of the wrong kind: {value!r} ({unfit})"
+            ) from None
+    try:
+        return kind(**given)
+    except ValueError as error:
+        raise ConfigurationError(f"{file}: key {section!r}: {error}") from error
+
+
+def _fitted(annotation: Any, value: Any) -> Any:
+    origin = get_origin(annotation)
+    if origin is tuple:
+        return _tuple(get_args(annotation), value)
+    if origin is Literal:
+        return _literal(get_args(annotation), value)
+    if origin in (Union, types.UnionType):
+        return _optional(get_args(annotation), value)
+    if annotation is float:
+        return _float(value)
+    if isinstance(annotation, type) and issubclass(annotation, StrEnum):
+        return annotation(_literal(tuple(member.value for member in annotation), value))
+    if annotation not in (bool, int, str):
+        raise TypeError(f"a bundle's section cannot hold {annotation}")
+    if not isinstance(value, annotation) or (annotation is int and isinstance(value, bool)):
+        names = {bool: "true or false", int: "a whole number", str: "text"}
+        raise _Unfit(f"it has to be {names[annotation]}")
+    return value
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # of an integer
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise _Unfit("it has to be a finite number")
+
+
+def _literal(allowed: tuple[Any, ...], value: Any) -> Any:
+    # True == 1 and 1.0 == 1, so the kind is compared as well
+    for each in allowed:
+        if type(value) is type(each) and value == each:
+            return each
+    raise _Unfit("it has to be one of " + ", ".join(repr(each) for each in allowed))
+
+
+def _optional(kinds: tuple[Any, ...], value: Any) -> Any:
+    others = [kind for kind in kinds if kind is not types.NoneType]
+    if len(others) != 1 or len(others) == len(kinds):
+        raise TypeError(f"a bundle's section cannot hold a choice of {kinds}")
+    return None if value is None else _fitted(others[0], value)
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _Unfit("it has to be a list")
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_fitted(kinds[0], each) for each in value)
+    if len(value) != len(kinds):
+        raise _Unfit(f"a list has {len(value)} values, not {len(kinds)}")
+    return tuple(_fitted(each_kind, each) for each_kind, each in zip(kinds, value, strict=True))

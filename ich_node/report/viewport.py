@@ -1,0 +1,100 @@
+"""Which part of a slice a picture shows, and how large."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ich_node.report.reading_report import ReadingReport
+
+PAGE_WIDTH = 1024
+_MAX_ASPECT = 2.0
+_LARGE = 600
+"""Picture pixels."""
+_Number = TypeVar("_Number", float, npt.NDArray[np.float64])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewport:
+    """A rectangle of the source image and how large it is drawn.
+
+    Coordinates are those of `Localization`: pixels of the source image, (0, 0) at the top left corner of the
+    first pixel.
+    """
+
+    left: float
+    top: float
+    scale_x: float
+    """Picture pixels per source column."""
+    scale_y: float
+    """Picture pixels per source row."""
+    width: int
+    """Of the picture, in pixels."""
+    height: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether there is room for thicker lines and for the score beside every place."""
+        return self.width >= _LARGE
+
+    def to_picture(self, x: _Number, y: _Number) -> tuple[_Number, _Number]:
+        """Map source image coordinates to the picture."""
+        return (x - self.left) * self.scale_x, (y - self.top) * self.scale_y
+
+
+def whole_slice(report: ReadingReport, width: int = PAGE_WIDTH) -> Viewport:
+    """Return the viewport that shows a whole slice ``width`` pixels wide, in the proportions that the patient
+    has.
+    """
+    rows, columns = report.hu.shape[1:]
+    scale = width / columns
+    height = round(rows * scale * _aspect(report))
+    return Viewport(left=0, top=0, scale_x=scale, scale_y=height / rows, width=width, height=height)
+
+
+def head_region(report: ReadingReport, indices: list[int], size: int) -> Viewport:
+    """Return the square viewport of ``size`` pixels that fits around the head on the given slices."""
+    rows, columns = report.hu.shape[1:]
+    tissue = np.any([np.nan_to_num(report.hu[i], nan=-1000.0) > -200 for i in indices], axis=0)
+    # A line counts as head from a fiftieth of the width on: the table's edge and noise do not.
+    across = np.flatnonzero(tissue.sum(axis=0) > rows / 50)
+    down = np.flatnonzero(tissue.sum(axis=1) > columns / 50)
+    if across.size == 0 or down.size == 0:
+        across, down = np.array([0, columns - 1]), np.array([0, rows - 1])
+    aspect = _aspect(report)
+    side = 1.04 * max(across[-1] - across[0] + 1, (down[-1] - down[0] + 1) * aspect)
+    scale = size / side
+    center_x, center_y = (across[0] + across[-1] + 1) / 2, (down[0] + down[-1] + 1) / 2
+    return Viewport(
+        left=float(center_x - side / 2),
+        top=float(center_y - side / aspect / 2),
+        scale_x=float(scale),
+        scale_y=float(scale * aspect),
+        width=size,
+        height=size,
+    )
+
+
+def _aspect(report: ReadingReport) -> float:
+    """Height of a source pixel over its width."""
+    _, row_mm, column_mm = report.spacing_mm
+    aspect = row_mm / column_mm if row_mm > 0 and column_mm > 0 else 1.0
+    return float(min(max(aspect, 1 / _MAX_ASPECT), _MAX_ASPECT))
+
+
+def cut(image: Image.Image, view: Viewport) -> Image.Image:
+    """Resample the viewport's part of an image; what lies outside the image is black and transparent."""
+    right, bottom = view.left + view.width / view.scale_x, view.top + view.height / view.scale_y
+    box = (view.left, view.top, right, bottom)
+    pad = math.ceil(max(0.0, -view.left, -view.top, right - image.width, bottom - image.height))
+    if pad:
+        padded = Image.new(image.mode, (image.width + 2 * pad, image.height + 2 * pad))
+        padded.paste(image, (pad, pad))
+        image, box = padded, (box[0] + pad, box[1] + pad, box[2] + pad, box[3] + pad)
+    filter_ = Image.Resampling.BICUBIC if image.mode == "L" else Image.Resampling.BILINEAR
+    return image.resize((view.width, view.height), filter_, box=box)

@@ -1,0 +1,130 @@
+"""The commands about bundles: what they print and what they exit with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ich_node.cli import main
+from tests.unit.published_checkpoints import vicar_checkpoint
+from tests.unit.test_model_bundle_install import make_bundle, tarred
+
+SHIPPED = "vicar-attention-v1"
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ICH_NODE_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    torch.save(vicar_checkpoint("max"), tmp_path / "model.pt")
+    return str(tmp_path / "model.pt")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["models", *arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_looking_makes_nothing(data_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("list") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if SHIPPED in line)
+    assert line.split()[:4] == ["reads", SHIPPED, "1.0.0", "vicar-mil"]
+    assert run("show", SHIPPED) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == SHIPPED
+    assert run("verify", SHIPPED) == 0
+    assert not data_dir.exists()
+
+
+def test_installed_bundle_is_listed_and_shown(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    archive = tarred(make_bundle(tmp_path / "b"), "", ".tar.gz")
+    assert run("install", str(archive)) == 0
+    assert "small 1 installed" in capsys.readouterr().out
+    assert (data_dir / "models" / "small" / "bundle.json").is_file()
+    assert run("install", str(archive)) == 0
+    assert "already installed" in capsys.readouterr().out
+    assert run("list", "--json") == 0
+    assert json.loads(capsys.readouterr().out).keys() == {SHIPPED, "small"}
+
+
+def test_replacing_has_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("install", str(make_bundle(tmp_path / "one"))) == 0
+    other = str(make_bundle(tmp_path / "two", version="2", weights=b"other"))
+    assert run("install", other) == 2
+    assert "--replace" in capsys.readouterr().err
+    assert run("install", other, "--replace") == 0
+    assert "small 2 installed in place of 1" in capsys.readouterr().out
+
+
+def test_verify_goes_on_after_a_faulty_bundle(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("aa", "bb", "cc"):
+        assert run("install", str(make_bundle(tmp_path / name, name))) == 0
+    (data_dir / "models" / "aa" / "model.safetensors").write_bytes(b"others")
+    (data_dir / "models" / "bb" / "bundle.json").write_text("{")
+    capsys.readouterr()
+    assert run("verify") == 1
+    printed = capsys.readouterr()
+    assert [line.split()[0] for line in printed.out.splitlines()] == [SHIPPED, "cc"]
+    assert "aa: FAULT" in printed.err
+    assert "bb: FAULT" in printed.err
+    assert run("verify", "aa") == 1
+    assert run("verify", "bb") == 1
+    assert run("verify", "cc") == 0
+    assert run("verify", "dd") == 2
+    assert "there is no bundle 'dd'" in capsys.readouterr().err
+    assert run("list", "--json") == 1
+    listed = json.loads(capsys.readouterr().out)
+    assert "cannot be read as JSON" in listed["bb"]["error"]
+    assert listed["cc"]["version"] == "1"
+    assert run("show", "bb") == 2
+
+
+def test_import_says_what_was_not_chosen(checkpoint: str, data_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("import", "vicar", checkpoint, "--licence", "MIT") == 0
+    printed = capsys.readouterr()
+    assert "vicar-published-max 1.0.0 installed" in printed.out
+    assert "not chosen on data" in printed.err
+    assert run("verify") == 0
+    points = ("--sensitive", "0.3", "--high-confidence", "0.8")
+    assert run("import", "vicar", checkpoint, "--name", "mine", "--version", "2", *points) == 0
+    assert "not chosen" not in capsys.readouterr().err
+    about = json.loads((data_dir / "models" / "mine" / "bundle.json").read_text())
+    assert about["operating_points"] == {"high_confidence": 0.8, "sensitive": 0.3}
+    assert about["version"] == "2"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("import", "vicar", "absent.pt"),
+        ("import", "vicar", "."),
+        ("import", "other", "model.pt"),
+        ("import", "vicar", "model.pt", "--sensitive", "0.3"),
+        ("import", "vicar", "model.pt", "--sensitive", "0", "--high-confidence", "1"),
+        ("import", "vicar", "model.pt", "--sensitive", "0.8", "--high-confidence", "0.3"),
+        ("import", "vicar", "model.pt", "--backbone", "resnext50_32x4d"),
+        ("import", "vicar", "model.pt", "--name", "../evil"),
+        ("install", "absent"),
+        ("install", "model.pt"),
+        ("show", "absent"),
+    ],
+)
+def test_wrong_usage_and_bad_files_exit_with_2(
+    checkpoint: str, data_dir: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+):
+    assert run(*arguments) == 2
+    assert capsys.readouterr().err
+    assert not list(data_dir.glob("models/*"))
