@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from training.cross_validate import cross_validate, pretrained
 from training.dataset import SliceSet, load_ct_ich
 from training.evaluate import OutOfFold
+from training.first_weights import RECIPES, make
 from training.phantoms import load_phantoms
 from training.release import release
 from training.train_vicar import TrainingConfig
@@ -133,6 +134,27 @@ def release_(run: Path, out: Path, version: str, phantoms: int, remarks: tuple[s
         out, members, predictions, run / "run.json", version=version, phantoms=phantoms, remarks=remarks
     )
     click.echo(json.dumps(metrics, indent=2))
+
+
+@main.command("first-weights")
+@_data
+@_cache
+@click.option("--system", type=click.Choice(sorted(RECIPES)), required=True, help="Which system.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the bundle."
+)
+@click.option("--steps", type=click.IntRange(10), help="Instead of the recipe's.")
+@click.option("--phantoms", type=click.IntRange(3), default=45, show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
+def first_weights(
+    data: Path, cache: Path, system: str, out: Path, steps: int | None, phantoms: int, threads: int | None
+) -> None:
+    """Train a small network of one system for minutes, to see what it shows; no model to read with."""
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = RECIPES[system]
+    recipe = replace(recipe, steps=steps or recipe.steps)
+    click.echo(json.dumps(make(recipe, data, cache, out, phantoms=phantoms), indent=2))
 
 
 def _phantoms(cache: Path, config: TrainingConfig, count: int) -> SliceSet | None:

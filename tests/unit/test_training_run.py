@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 from safetensors.torch import load_file
 
 from ich_node.findings import IchSubtype
@@ -22,6 +20,7 @@ from ich_node.model.predict import load_predictor
 from ich_node.model.preprocess import PreprocessConfig
 from ich_node.model.vicar_mil import VicarMilConfig
 from ich_node.testing.phantom import head_phantom
+from tests.ct_ich_pictures import write_pictures
 from training.__main__ import main
 from training.cross_validate import cross_validate
 from training.ct_ich import read_scans
@@ -51,27 +50,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set in the layout of CT-ICH v1.0.0: four patients, two with a bleed."""
+    """Four patients, two with a bleed."""
     root = tmp_path_factory.mktemp("ct_ich")
-    with (root / "hemorrhage_diagnosis.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        kinds = ["Intraventricular", "Intraparenchymal", "Subarachnoid", "Epidural", "Subdural"]
-        table.writerow(["PatientNumber", "SliceNumber", *kinds, "No_Hemorrhage", "Fracture_Yes_No"])
-        for patient in range(1, 5):
-            bleeds = [IchSubtype.EPIDURAL] if patient % 2 else []
-            head = head_phantom(
-                bleeds=bleeds, seed=700 + patient, rows=144, columns=144, slices=14, slice_spacing_mm=10
-            )
-            for number, (hu, found) in enumerate(
-                zip(head.hu, head.subtypes_by_slice(), strict=True), start=1
-            ):
-                for window, low, width in (("brain", -20, 120), ("bone", -900, 3200)):
-                    folder = root / "Patients_CT" / f"{patient:03d}" / window
-                    folder.mkdir(parents=True, exist_ok=True)
-                    grey = np.clip((hu - low) / width * 255, 0, 255).astype(np.uint8)
-                    Image.fromarray(grey).save(folder / f"{number}.jpg", quality=95)
-                flags = [int(IchSubtype(k.lower()) in found) for k in kinds]
-                table.writerow([patient, number, *flags, int(not any(flags)), 0])
+    write_pictures(root)
     return root
 
 
