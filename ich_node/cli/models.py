@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from ich_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from ich_node.model.bundle_install import InstalledBundle
+    from ich_node.model.costs import Costs
 
 _POINT = click.FloatRange(0, 1, min_open=True)
 _FILE = click.Path(path_type=Path)
@@ -144,6 +147,42 @@ def install(load: Loader, source: Path, replace: bool) -> None:
     from ich_node.model.bundle_install import install_bundle
 
     _say(install_bundle(source, settings_of(load).bundles_dir, replace=replace))
+
+
+@models.command("costs")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.pass_obj
+def costs(load: Loader, names: tuple[str, ...], as_json: bool) -> None:
+    """Count parameters of systems, and the multiply-adds of reading one slice.
+
+    NAME is an architecture or a bundle; without any, all architectures are counted. No weights are needed.
+    """
+    from ich_node.model.costs import find_costs
+
+    found = find_costs(names, settings_of(load).bundles_dir)
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        console.print(_costs_table(found))
+
+
+def _costs_table(found: Sequence[Costs]) -> Table:
+    table = Table("Name", "Architecture", "Configuration", box=None)
+    for title in ("Input", "Networks", "Parameters", "Multiply-adds per slice"):
+        table.add_column(title, justify="right")
+    for each in found:
+        rows, columns = each.input_size
+        table.add_row(
+            Text(each.name),
+            each.architecture,
+            Text(each.config or "default"),
+            f"{rows} x {columns}",
+            str(each.networks),
+            f"{each.parameters:,}",
+            f"{each.multiply_adds / 1e9:.3f} G",
+        )
+    return table
 
 
 def _described(name: str, folder: Path) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.unit.published_checkpoints import vicar_checkpoint
 from tests.unit.test_model_bundle_install import make_bundle, tarred
 
 SHIPPED = "vicar-attention-v1"
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +109,52 @@ def test_import_says_what_was_not_chosen(checkpoint: str, data_dir: Path, capsys
     assert about["version"] == "2"
 
 
+def test_costs_of_architectures_and_bundles(data_dir: Path, capsys: pytest.CaptureFixture[str]):
+    assert run("costs", "he-fusion", SHIPPED) == 0
+    head, *rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert head == "Name Architecture Configuration Input Networks Parameters Multiply-adds per slice"
+    assert rows[0] == "he-fusion he-fusion default 256 x 256 1 18,468,606 21.406 G"
+    assert rows[1].startswith("he-fusion he-fusion fusion=false 256 x 256")
+    assert rows[2].startswith(f"{SHIPPED} vicar-mil widths=[16, 32, 48]")
+    assert rows[2].endswith("160 x 160 5 218,546 9.770 G")
+    assert not data_dir.exists()
+
+
+def test_costs_as_json_and_of_an_installed_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    torch.save(vicar_checkpoint("max"), tmp_path / "max.pt")
+    assert run("import", "vicar", str(tmp_path / "max.pt"), "--name", "mine") == 0
+    capsys.readouterr()
+    assert run("costs", "mine", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "name": "mine",
+            "architecture": "vicar-published",
+            "config": "pooling=max",
+            "input_size": [256, 256],
+            "networks": 1,
+            "parameters": 66313,
+            "multiply_adds": 748818432,
+        }
+    ]
+
+
+def test_document_shows_what_the_commands_print(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    torch.save(vicar_checkpoint("attention"), tmp_path / "attention.pt")
+    assert run("import", "vicar", str(tmp_path / "attention.pt"), "--licence", "MIT") == 0
+    assert run("verify", SHIPPED) == 0
+    printed = capsys.readouterr()
+    said = (DOCUMENTS / "models.md").read_text(encoding="utf-8").splitlines()
+    for line in (printed.out + printed.err).splitlines():
+        assert line.replace(str(data_dir), "/srv/ich-node-data") in said
+
+
+def test_looking_for_commands_loads_no_torch():
+    code = "import sys, ich_node.cli, ich_node.cli.models; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -120,6 +169,7 @@ def test_import_says_what_was_not_chosen(checkpoint: str, data_dir: Path, capsys
         ("install", "absent"),
         ("install", "model.pt"),
         ("show", "absent"),
+        ("costs", "radnet", "absent"),
     ],
 )
 def test_wrong_usage_and_bad_files_exit_with_2(
