@@ -213,8 +213,10 @@ def read_checkpoint(file: Path) -> Tensors:
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError) as error:
         raise ConfigurationError(f"{file}: cannot be read as a checkpoint ({error})") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
+    # Lightning writes ``state_dict``, the published training code of Burduja et al. ``model``
+    for wrapping in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
+            state = state[wrapping]
     if not isinstance(state, Mapping) or not state:
         raise ConfigurationError(f"{file}: holds no tensors by name")
     for name, tensor in state.items():

@@ -97,6 +97,7 @@ def without_dead(state: State) -> State:
     [
         (lambda s: {f"module.{n}": t for n, t in s.items()}, {}),
         (lambda s: {"state_dict": s, "epoch": 29}, {}),
+        (lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}}, {}),
         (lambda s: {n: t.double() if t.is_floating_point() else t for n, t in s.items()}, {}),
         (without_counts, {}),
         (without_dead, {}),
