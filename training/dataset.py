@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ich_node.model.intracranial import DEFAULT, IntracranialConfig, intracranial_mask
+from ich_node.model.coarse_grid import DEFAULT, IntracranialConfig
+from ich_node.model.intracranial import intracranial_mask
 from ich_node.model.preprocess import PreprocessConfig, network_slice
 from training.ct_ich import Scan, read_scans
 

@@ -3,53 +3,41 @@
 A pixel is intracranial when bone surrounds it: rays are cast from it in sixteen directions of the slice, and
 the fraction that meets bone is its *enclosure*. Rays need no closed ring, so an open skull base, a fracture,
 a burr hole or a craniectomy lowers the enclosure of the pixels behind the opening instead of draining the
-whole cavity as hole filling does. Everything works on a coarse grid of about 2 mm.
+whole cavity as hole filling does. Where a wide part of the vault is missing, the inner table is carried on
+over the gap and the flap of skin bounds the brain. Everything works on a coarse grid of about 2 mm.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
+from ich_node.model.coarse_grid import (
+    DEFAULT,
+    BoolArray,
+    Cells,
+    FloatArray,
+    IntracranialConfig,
+    area_mm2,
+    coarse_block,
+    coarse_cells,
+    dilated,
+    opened,
+)
+from ich_node.model.vault_gap import behind_gap
 
-
-@dataclass(frozen=True, kw_only=True)
-class IntracranialConfig:
-    """Thresholds of the mask."""
-
-    grid_mm: float = 2.0
-    """Aimed pitch of the coarse grid, mm; the real one is the nearest whole multiple of the pixel spacing."""
-    bone_hu: float = 160.0
-    """A cell with a pixel above this is bone: low enough for an infant's skull."""
-    tissue_hu: tuple[float, float] = (-25.0, 140.0)
-    """Range of a coarse cell's mean that may be brain, cerebrospinal fluid or blood."""
-    seed_enclosure: float = 0.93
-    grow_enclosure: float = 0.70
-    opening_mm: float = 4.0
-    """Radius of the opening that cuts what hangs on the cavity by a foramen or a fissure."""
-    minimum_area_mm2: float = 600.0
-    """Less than this in a slice is a vertebral canal, an orbit or a sinus."""
-    narrow_area_mm2: float = 3000.0
-    narrow_reach_mm: float = 4.0
-    """Next to a cross-section under the narrow area the mask may widen by this much per slice only."""
-    margin_mm: float = 2.0
-    """The mask is widened by this, so that blood along the inner table stays inside."""
-
-
-DEFAULT = IntracranialConfig()
 _DIRECTIONS = 16
-# after a craniectomy no pixel is enclosed from all sides; used only where nothing else is found
-_OPEN_SEED_ENCLOSURE = 0.72
-_OPEN_GROW_ENCLOSURE = 0.5
+_OPEN_ENCLOSURE = (0.72, 0.5)
+"""Seed and grow enclosure where nothing else is found: after a craniectomy no pixel is enclosed from all sides."""
 _OPEN_PREVIOUS_MM2 = 5000.0
+_METAL_MM = 60.0
+"""Longest run of slices with metal that the space is followed across."""
 _REACH_MM = 10.0
 """From its largest cross-section on the space widens by no more than this from slice to slice."""
 
@@ -91,53 +79,43 @@ def intracranial_mask(
     """
     block = coarse_block(spacing_mm, config)
     pitch_mm = (block[0] * spacing_mm[1], block[1] * spacing_mm[2])
-    pairs = [_slice_masks(*_coarse(image, block, config), pitch_mm, config) for image in hu]
-    closed, opened = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-    stack = _joined_through_slices(
-        closed if closed.any() else opened, opened, pitch_mm, spacing_mm[0], config
-    )
+    pixel_mm2 = spacing_mm[1] * spacing_mm[2]
+
+    def opened(index: int) -> BoolArray:
+        # seldom asked for, so worked out anew instead of kept for every slice
+        cells = coarse_cells(hu[index], block, pixel_mm2, config)
+        return _cavity(cells, enclosure(cells.bone), pitch_mm, config, *_OPEN_ENCLOSURE)
+
+    cells = (coarse_cells(image, block, pixel_mm2, config) for image in hu)
+    found = [_slice_space(one, pitch_mm, config) for one in cells]
+    if not any(one.closed.any() for one in found):
+        found = [replace(one, closed=opened(i)) for i, one in enumerate(found)]
+    stack = _joined_through_slices(found, opened, pitch_mm, spacing_mm[0], config)
     return CoarseMask(mask=stack, block=block, shape=(hu.shape[1], hu.shape[2]))
 
 
-def coarse_block(spacing_mm: tuple[float, float, float], config: IntracranialConfig) -> tuple[int, int]:
-    """Source pixels per coarse cell, (rows, columns)."""
-    return (
-        max(1, round(config.grid_mm / spacing_mm[1])),
-        max(1, round(config.grid_mm / spacing_mm[2])),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _SliceSpace:
+    """What may be intracranial in one slice, each (coarse rows, coarse columns)."""
+
+    closed: BoolArray
+    """What bone encloses, and what lies behind a gap of the vault."""
+    gap: BoolArray
+    """What lies behind a gap; near the skull base it is to be believed only next to a slice with a sure one."""
+    sure: bool
+    metal: bool
 
 
-def _coarse(
-    image: FloatArray, block: tuple[int, int], config: IntracranialConfig
-) -> tuple[BoolArray, BoolArray]:
-    """Bone (a cell with any bone) and soft tissue (by its mean), both (coarse rows, coarse columns)."""
-    pad = [(0, -size % step) for size, step in zip(image.shape, block, strict=True)]
-    # padding values (-3024) and metal would dominate a mean
-    clipped = np.pad(np.clip(image, -1024, 1500), pad, constant_values=-1024)
-    cells = clipped.reshape(clipped.shape[0] // block[0], block[0], clipped.shape[1] // block[1], block[1])
-    mean = cells.mean(axis=(1, 3))
-    # the second highest value would be safer against single noisy pixels; a light threshold on the mean does
-    # as well
-    bone = (cells.max(axis=(1, 3)) > config.bone_hu) & (mean > 80)
-    low, high = config.tissue_hu
-    return bone, (mean > low) & (mean < high) & ~bone
-
-
-def _slice_masks(
-    bone: BoolArray, tissue: BoolArray, pitch_mm: tuple[float, float], config: IntracranialConfig
-) -> tuple[BoolArray, BoolArray]:
-    """Intracranial space of one slice by enclosure: of a skull, and of one that lacks a large part."""
-    enclosed = enclosure(bone)
-    space = (bone, tissue, enclosed, pitch_mm, config)
-    return (
-        _cavity(*space, config.seed_enclosure, config.grow_enclosure),
-        _cavity(*space, _OPEN_SEED_ENCLOSURE, _OPEN_GROW_ENCLOSURE),
-    )
+def _slice_space(cells: Cells, pitch_mm: tuple[float, float], config: IntracranialConfig) -> _SliceSpace:
+    """Intracranial space of one slice by enclosure, and behind a wide gap of the vault by its shape."""
+    seed, grow = config.seed_enclosure, config.grow_enclosure
+    closed = _cavity(cells, enclosure(cells.bone), pitch_mm, config, seed, grow)
+    gap, sure = behind_gap(cells, pitch_mm, config)
+    return _SliceSpace(closed=closed | gap if sure else closed, gap=gap, sure=sure, metal=cells.metal)
 
 
 def _cavity(
-    bone: BoolArray,
-    tissue: BoolArray,
+    cells: Cells,
     enclosed: FloatArray,
     pitch_mm: tuple[float, float],
     config: IntracranialConfig,
@@ -145,7 +123,7 @@ def _cavity(
     grow: float,
 ) -> BoolArray:
     """Soft tissue enclosed by ``grow`` that holds a core enclosed by ``seed``, on the coarse grid."""
-    room = _open(tissue & (enclosed >= grow), config.opening_mm, pitch_mm)
+    room = opened(cells.tissue & (enclosed >= grow), config.opening_mm, pitch_mm)
     labels, count = ndimage.label(room)
     if not count:
         return room
@@ -156,7 +134,7 @@ def _cavity(
     keep[0] = False
     # calcifications, air and metal inside the brain are part of it
     mask = np.asarray(ndimage.binary_fill_holes(keep[labels]))
-    return np.asarray(_dilate(mask, config.margin_mm, pitch_mm) & ~(bone & ~mask))
+    return np.asarray(dilated(mask, config.margin_mm, pitch_mm) & ~(cells.bone & ~mask))
 
 
 def enclosure(bone: BoolArray) -> FloatArray:
@@ -164,7 +142,7 @@ def enclosure(bone: BoolArray) -> FloatArray:
     hits = np.zeros(bone.shape, np.float32)
     rows, columns = bone.shape
     padded = np.append(bone.ravel(), False)
-    for there, back in _rotations(rows, columns):
+    for there, back in _rotation_table(rows, columns):
         turned = padded[there]
         forward = np.maximum.accumulate(turned, axis=0)
         backward = np.maximum.accumulate(turned[::-1], axis=0)[::-1]
@@ -194,13 +172,9 @@ def _rotation_table(rows: int, columns: int) -> tuple[tuple[npt.NDArray[np.intp]
     return tuple(table)
 
 
-def _rotations(rows: int, columns: int) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    yield from _rotation_table(rows, columns)
-
-
 def _joined_through_slices(
-    stack: BoolArray,
-    opened: BoolArray,
+    found: Sequence[_SliceSpace],
+    opened: Callable[[int], BoolArray],
     pitch_mm: tuple[float, float],
     slice_mm: float,
     config: IntracranialConfig,
@@ -209,34 +183,62 @@ def _joined_through_slices(
 
     Walking away from the largest slice, a component stays when it overlaps what was kept in the slice
     before; where nothing is left once, the mouth and the neck follow, and nothing further on is taken up
-    again.
+    again. Slices with streaks of metal are stepped over, and then have what both their neighbours have.
     """
-    areas = stack.sum(axis=(1, 2))
+    kept = np.zeros((len(found), *found[0].closed.shape), np.bool_)
+    areas = np.array([one.closed.sum() for one in found])
     if not areas.any():
-        return stack
-    start = int(areas.argmax())
-    kept = np.zeros_like(stack)
-    kept[start] = stack[start]
-    cell_mm2 = pitch_mm[0] * pitch_mm[1]
-    for order in (range(start - 1, -1, -1), range(start + 1, len(stack))):
-        previous, missed = kept[start], 0
+        return kept
+    clean = areas * np.array([not one.metal for one in found])
+    start = int((clean if clean.any() else areas).argmax())
+    kept[start] = found[start].closed
+    for order in (range(start - 1, -1, -1), range(start + 1, len(found))):
+        previous, sure, missed = kept[start], found[start].sure, 0
+        streaked: list[int] = []
         for index in order:
-            candidate = stack[index]
-            if not candidate.any() and previous.sum() * cell_mm2 >= _OPEN_PREVIOUS_MM2:
-                candidate = opened[index]
-            # from the foramen magnum down the space only follows the canal and does not spread into the face
-            narrow = previous.sum() * cell_mm2 < config.narrow_area_mm2
-            reach_mm = config.narrow_reach_mm if narrow else max(_REACH_MM, 1.5 * slice_mm)
-            candidate = candidate & _dilate(previous, reach_mm, pitch_mm)
-            kept[index] = _touching(candidate, previous)
-            if kept[index].sum() * cell_mm2 >= config.minimum_area_mm2:
-                previous, missed = kept[index], 0
+            one = found[index]
+            if one.metal and (len(streaked) + 1) * slice_mm <= _METAL_MM:
+                streaked.append(index)
                 continue
-            kept[index] = False
+            candidate = one.closed
+            if sure and not one.sure:
+                candidate = candidate | one.gap
+            if not candidate.any() and area_mm2(previous, pitch_mm) >= _OPEN_PREVIOUS_MM2:
+                candidate = opened(index)
+            steps = 1 + len(streaked)
+            candidate = _near(candidate, previous, pitch_mm, slice_mm, steps, config)
+            if area_mm2(candidate, pitch_mm) >= config.minimum_area_mm2:
+                for between in streaked:
+                    kept[between] = (previous & candidate) | _near(
+                        found[between].closed, previous, pitch_mm, slice_mm, steps, config
+                    )
+                kept[index] = candidate
+                previous, missed, streaked = candidate, 0, []
+                sure = one.sure or (sure and bool(one.gap.any()))
+                continue
             missed += 1
-            if missed > 1:  # one slice may be lost to metal or motion
+            if missed > 1:  # one slice may be lost to motion
                 break
+        for between in streaked:
+            if not kept[between].any():
+                rest = _near(found[between].closed, previous, pitch_mm, slice_mm, 1, config)
+                kept[between] = rest & (area_mm2(rest, pitch_mm) >= config.minimum_area_mm2)
     return kept
+
+
+def _near(
+    candidate: BoolArray,
+    previous: BoolArray,
+    pitch_mm: tuple[float, float],
+    slice_mm: float,
+    steps: int,
+    config: IntracranialConfig,
+) -> BoolArray:
+    """What hangs together with a slice that lies so many steps away."""
+    # from the foramen magnum down the space only follows the canal and does not spread into the face
+    narrow = area_mm2(previous, pitch_mm) < config.narrow_area_mm2
+    reach_mm = config.narrow_reach_mm if narrow else max(_REACH_MM, 1.5 * slice_mm)
+    return _touching(candidate & dilated(previous, steps * reach_mm, pitch_mm), previous)
 
 
 def _touching(candidate: BoolArray, previous: BoolArray) -> BoolArray:
@@ -248,19 +250,3 @@ def _touching(candidate: BoolArray, previous: BoolArray) -> BoolArray:
     keep = overlap >= 0.5 * areas if count > 1 else overlap >= 0.25 * np.minimum(areas, previous.sum())
     keep[0] = False
     return np.asarray(keep[labels])
-
-
-def _disk(radius_mm: float, pitch_mm: tuple[float, float]) -> BoolArray:
-    reach = [max(1, math.ceil(radius_mm / p - 1e-6)) for p in pitch_mm]
-    y, x = np.mgrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
-    return np.asarray(
-        (y * pitch_mm[0]) ** 2 + (x * pitch_mm[1]) ** 2 <= (radius_mm + 0.25 * min(pitch_mm)) ** 2
-    )
-
-
-def _open(mask: BoolArray, radius_mm: float, pitch_mm: tuple[float, float]) -> BoolArray:
-    return np.asarray(ndimage.binary_opening(mask, _disk(radius_mm, pitch_mm)))
-
-
-def _dilate(mask: BoolArray, radius_mm: float, pitch_mm: tuple[float, float]) -> BoolArray:
-    return np.asarray(ndimage.binary_dilation(mask, _disk(radius_mm, pitch_mm)))
