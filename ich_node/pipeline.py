@@ -57,7 +57,7 @@ class Read:
     """A series of the study was read."""
 
     readings: tuple[NewReading, ...]
-    """One of each model that read, at least one."""
+    """One of each model that read."""
     exclusions: tuple[SeriesExclusion, ...]
     fault: StudyRejected | None = None
     """Why another model gave no reading."""

@@ -7,13 +7,20 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from ich_node.database import queue, readings
 from ich_node.database.engine import Database, Session
 from ich_node.database.queue import LeaseLost, StudyClaim
 from ich_node.delivery_job import Node
-from ich_node.errors import ConfigurationError, IchNodeError, RejectionReason, TransientError
+from ich_node.errors import (
+    ConfigurationError,
+    IchNodeError,
+    RejectionReason,
+    StudyRejected,
+    TransientError,
+)
 from ich_node.findings import StudyState
 from ich_node.lease import showing_life, work_owner
 from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, read_study
@@ -21,6 +28,8 @@ from ich_node.pixels import DecodeLimits
 
 logger = logging.getLogger(__name__)
 
+Loaded = Sequence[Predictor | ConfigurationError]
+"""Predictors, and why some could not be loaded."""
 _READ_AGAIN = timedelta(seconds=10)
 _COMMIT_AGAIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _PASSING_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
@@ -28,14 +37,15 @@ _FAULTS_OF_THE_NODE = (RejectionReason.INVALID_MODEL_OUTPUT, RejectionReason.INT
 
 
 def read_due_study(
-    node: Node, study_instance_uid: str, load_predictors: Callable[[str | None], Sequence[Predictor]]
+    node: Node, study_instance_uid: str, load_predictors: Callable[[str | None], Loaded]
 ) -> bool:
     """Read a study if it is due and free, and commit what came of it.
 
     Parameters
     ----------
     load_predictors
-        Gives the predictor of a bundle by its name; for ``None`` those of all bundles that the settings name.
+        Gives the predictor of a bundle by its name; for ``None`` those of all bundles that the settings name. In
+        place of one that cannot be loaded it has why: what the others find is not lost for it.
 
     Returns
     -------
@@ -65,24 +75,40 @@ def read_due_study(
 
 
 def _read(
-    node: Node, claim: StudyClaim, load_predictors: Callable[[str | None], Sequence[Predictor]]
+    node: Node, claim: StudyClaim, load_predictors: Callable[[str | None], Loaded]
 ) -> StudyOutcome | Exception:
     """Read; an error comes back as a value so that it is committed as the study's state."""
     try:
-        return read_study(
+        loaded = load_predictors(claim.reprocess.model if claim.reprocess else None)
+        faults = [each for each in loaded if isinstance(each, ConfigurationError)]
+        predictors = [each for each in loaded if not isinstance(each, ConfigurationError)]
+        if not predictors:
+            return faults[0]
+        outcome = read_study(
             claim,
             spool_dir=node.settings.spool_dir,
             results_dir=node.settings.results_dir,
-            predictors=load_predictors(claim.reprocess.model if claim.reprocess else None),
+            predictors=predictors,
             history=_history(node.database),
             limits=_decode_limits(node),
         )
+        return _with_fault(outcome, faults[0]) if faults else outcome
     except Exception as error:  # the worker's one boundary: no study may end without a row that says why
         if isinstance(error, OSError) and error.errno in _PASSING_FAULTS:
             return TransientError(f"{os.strerror(error.errno)} on this host")
         if not isinstance(error, TransientError):
             logger.exception("study %s could not be read", claim.study_instance_uid)
         return error
+
+
+def _with_fault(outcome: StudyOutcome, error: ConfigurationError) -> StudyOutcome:
+    """Say beside what was read that a bundle could not be loaded; its text says what to mend."""
+    if isinstance(outcome, NotRead):
+        return outcome
+    fault = StudyRejected(RejectionReason.INTERNAL_ERROR, str(error))
+    if isinstance(outcome, Read):
+        return replace(outcome, fault=outcome.fault or fault)
+    return Read(readings=(), exclusions=outcome.exclusions, fault=fault)
 
 
 def _decode_limits(node: Node) -> DecodeLimits:

@@ -23,7 +23,7 @@ from ich_node.broker import resolve_broker
 from ich_node.database import outbox, queue
 from ich_node.database.engine import Database
 from ich_node.delivery_job import Deliverer, Node
-from ich_node.errors import TransientError
+from ich_node.errors import ConfigurationError, TransientError
 from ich_node.model.bundle import find_bundle, verify_bundle
 from ich_node.purge_job import PurgeSchedule
 from ich_node.settings import Settings
@@ -97,9 +97,16 @@ class _PoolProcess:
         shared_decoder(self._settings.worker.decoder_memory_mib * 2**20).start()
         self.predictors()
 
-    def predictors(self, bundle: str | None = None) -> list[Predictor]:
-        """The one of a bundle, or those that the settings name."""
-        return [self._predictor(name) for name in ([bundle] if bundle else self._settings.model.bundles)]
+    def predictors(self, bundle: str | None = None) -> list[Predictor | ConfigurationError]:
+        """The one of a bundle, or those that the settings name; in place of one that cannot be loaded, why."""
+        loaded: list[Predictor | ConfigurationError] = []
+        for name in [bundle] if bundle else self._settings.model.bundles:
+            try:
+                loaded.append(self._predictor(name))
+            except ConfigurationError as error:
+                logger.error("bundle %s cannot read: %s", name, error)
+                loaded.append(error)
+        return loaded
 
     def _predictor(self, name: str) -> Predictor:
         from ich_node.model.predict import load_predictor  # only the reading worker loads torch

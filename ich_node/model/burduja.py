@@ -312,7 +312,7 @@ class BurdujaSystem(System):
             described = self.execution.in_batches(head.inside, lambda part: self._describe(head, part))
             members = zip(self.networks, zip(*described, strict=True), strict=True)
             with torch.no_grad():
-                read = [_read(network, torch.stack(slices)) for network, slices in members]
+                read = [_read(network, _checked(torch.stack(slices))) for network, slices in members]
             logits[list(head.inside)] = finite(torch.stack(read).mean(0))
         return Scores(logits=logits)
 
@@ -364,6 +364,12 @@ class BurdujaSystem(System):
 def _read(network: Burduja, described: torch.Tensor) -> torch.Tensor:
     """(slices, features + 6) to (slices, 6); in full precision: an LSTM is little work, and its steps add up."""
     return network.read(described[:, : -len(CLASSES)], described[:, -len(CLASSES) :])
+
+
+def _checked(described: torch.Tensor) -> torch.Tensor:
+    """The same, if it holds numbers only: sigmoid and tanh make an infinity a score that looks sound."""
+    finite(described)
+    return described
 
 
 def _with_maximum(evidence: FloatArray, maximum: float) -> FloatArray:

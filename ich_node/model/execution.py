@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 BATCH = 16
 """Slices at once, where nothing else is said."""
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,2})?", re.ASCII)
 
 
 class Execution:
@@ -37,10 +39,14 @@ class Execution:
     Raises
     ------
     ConfigurationError
-        The device is not there.
+        The device is not there, or is none of those.
+    ValueError
+        A batch of less than one slice.
     """
 
     def __init__(self, device: str = "auto", precision: Precision = "float32", batch: int = BATCH) -> None:
+        if batch < 1:
+            raise ValueError(f"a batch of {batch} slices reads nothing")
         self.device = _device(device)
         self.precision = precision
         self.batch = batch
@@ -81,20 +87,26 @@ class Execution:
         start = 0
         while start < len(items):
             part = items[start : start + self.batch]
+            results: Sequence[Result] | None = None
             try:
                 with torch.no_grad(), self.casting():
                     results = run(part)
             except torch.OutOfMemoryError:
-                if self.batch == 1 or len(part) == 1:
+                if len(part) == 1:
                     raise
-                self.batch = max(1, min(self.batch, len(part)) // 2)
-                logger.warning("The GPU's memory does not suffice; going on with batches of %d.", self.batch)
-                torch.cuda.empty_cache()
+            if results is None:
+                # not in the handler: there the error still holds the tensors of the batch that did not fit
+                self._halve(len(part))
                 continue
             if len(results) != len(part):
                 raise ValueError(f"{len(part)} items gave {len(results)} results")
             yield from results
             start += len(part)
+
+    def _halve(self, tried: int) -> None:
+        self.batch = tried // 2
+        logger.warning("The GPU's memory does not suffice; going on with batches of %d.", self.batch)
+        torch.cuda.empty_cache()
 
 
 def finite(tensor: torch.Tensor) -> npt.NDArray[np.float64]:
@@ -115,6 +127,8 @@ def finite(tensor: torch.Tensor) -> npt.NDArray[np.float64]:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not _DEVICE.fullmatch(name):
+        raise ConfigurationError(f"model.device: {name!r} is none of auto, cpu, cuda and cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigurationError(

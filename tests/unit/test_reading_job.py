@@ -361,6 +361,39 @@ def test_what_one_model_found_is_not_lost_for_another_whose_output_is_no_number(
     assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("READ", "ROUTINE")
 
 
+def test_what_one_model_found_is_not_lost_for_a_bundle_that_cannot_be_loaded(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    node = several(node, "one", "two")
+    uid = arrive(node, phantom_series(phantom))
+    broken = ConfigurationError("one/model.safetensors: tensor 'a' holds NaN")
+    assert read_due_study(node, uid, lambda _name: [broken, ScriptedPredictor(0.9, name="two")])
+    report = show(node, uid)
+    assert (report["state"], report["reason"], report["priority"]) == ("FAILED", "INTERNAL_ERROR", "STAT")
+    assert report["reason_detail"] == str(broken)
+    ask_for(node, uid)
+    assert read_due_study(node, uid, lambda _name: [broken, ScriptedPredictor(0.1, name="two")])
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("FAILED", "MEDIUM")
+
+
+def test_a_reading_that_still_holds_does_not_hide_a_bundle_that_cannot_be_loaded(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    node = several(node, "one", "two")
+    uid = arrive(node, phantom_series(phantom))
+    two = ScriptedPredictor(0.1, name="two")
+    assert read_due_study(node, uid, lambda _name: [two])
+    arrive(node, localizer_series(phantom))  # makes the study due again; the reading of the series holds
+    read_due_study(node, uid, lambda _name: [ConfigurationError("one is damaged"), two])
+    report = show(node, uid)
+    assert two.calls == 1
+    assert (report["state"], report["reason_detail"], report["priority"]) == (
+        "FAILED",
+        "one is damaged",
+        "MEDIUM",
+    )
+
+
 def test_reprocessing_a_series_that_cannot_be_read_says_why(node: Node, phantom: HeadPhantom) -> None:
     scout = localizer_series(phantom)
     uid = arrive(node, [*scout, *phantom_series(phantom)])
