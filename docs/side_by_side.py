@@ -1,6 +1,6 @@
 """Draws what several bundles see in the same slices of CT-ICH, side by side: ``docs/images/systems.png``.
 
-    python docs/side_by_side.py --data CT_ICH --slice 049:15 --bundle vicar-attention-v1 --bundle FOLDER ... --out PNG
+    python -m docs.side_by_side --data CT_ICH --slice 049:15 --bundle vicar-attention-v1 --bundle FOLDER ... --out PNG
 
 Each row is a slice. The first column is the slice with the outline of the intracranial space, the others are what
 each system shows: likelihood maps of all its classes with their contours, points or boxes. Maps are drawn whether or

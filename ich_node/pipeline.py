@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,7 @@ import pydicom
 
 from ich_node.database.queue import ClaimedSeries, StudyClaim
 from ich_node.database.readings import EarlierReading, NewObject, NewReading
-from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.errors import RejectionReason, StudyRejected, TransientError
 from ich_node.findings import AlgorithmIdentification, SeriesFinding
 from ich_node.pixels import DecodeLimits
 from ich_node.receive.frames import ENHANCED_CT_CLASSES, read_frames_header
@@ -28,6 +28,10 @@ from ich_node.study import Instance, Series, Study
 from ich_node.volume import HeadVolume, load_volume, source_headers
 
 logger = logging.getLogger(__name__)
+
+
+FAULTS_OF_THE_NODE = (RejectionReason.INVALID_MODEL_OUTPUT, RejectionReason.INTERNAL_ERROR)
+"""Reasons that lie with the models, not with the images."""
 
 
 class Predictor(Protocol):
@@ -49,7 +53,7 @@ class History:
 
     last_run_numbers: Mapping[str, int]
     earlier: Mapping[str, EarlierReading]
-    """The readings that count now."""
+    """The last readings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,8 @@ def read_study(
             )
         except StudyRejected as rejected:
             exclusions.append(_exclusion(series.series_instance_uid, rejected))
+            if rejected.reason in FAULTS_OF_THE_NODE:  # a worse series does not make up for it
+                return Read(readings=(), exclusions=tuple(exclusions), fault=rejected)
             continue
         return Read(readings=readings, exclusions=others, fault=fault)
     if outliving and not claim.reprocess:
@@ -152,29 +158,36 @@ def read_series(
     timeline = {"started": _now()}
     volume = load_volume(series, limits)
     timeline["loaded"] = _now()
-    readings, fault = [], None
+    readings: list[NewReading] = []
+    faults: list[StudyRejected] = []
     for predictor in predictors:
         try:
             reading = _read_volume(
                 volume, series, predictor, history, content_sha256, results_dir, dict(timeline)
             )
-        except StudyRejected as rejected:
-            fault = fault or _of_model(rejected, predictor, predictors)
+        except Exception as error:
+            if len(predictors) == 1 or isinstance(error, TransientError | OSError):
+                raise
+            faults.append(_fault_of(error, predictor))
             continue
         readings.append(reading)
-    if not readings and fault is not None:
-        raise fault
+    fault = None
+    if faults:
+        fault = StudyRejected(faults[0].reason, "; ".join(each.detail for each in faults))
+        if not readings:
+            raise fault
     _sync_folder(results_dir)
     return tuple(readings), fault
 
 
-def _of_model(
-    rejected: StudyRejected, predictor: Predictor, predictors: Sequence[Predictor]
-) -> StudyRejected:
-    """Name the model where several read."""
-    if len(predictors) == 1:
-        return rejected
-    return StudyRejected(rejected.reason, f"{predictor.algorithm.name}: {rejected.detail}")
+def _fault_of(error: Exception, predictor: Predictor) -> StudyRejected:
+    """Why one model among several gave no reading; what the others find is not lost for it."""
+    name = predictor.algorithm.name
+    if isinstance(error, StudyRejected):
+        return StudyRejected(error.reason, f"{name}: {error.detail}")
+    logger.error("%s failed", name, exc_info=error)
+    detail = f"{name}: {type(error).__name__} while reading; the worker's log has the whole of it"
+    return StudyRejected(RejectionReason.INTERNAL_ERROR, detail)
 
 
 def _read_volume(
@@ -208,7 +221,7 @@ def _read_volume(
     return NewReading(
         series_instance_uid=series.series_instance_uid,
         run_number=run_number,
-        finding=finding,
+        finding=_without_maps(finding),
         sop_instance_uids=tuple(i.sop_instance_uid for i in volume.instances),
         frame_numbers=tuple(i.frame_number for i in volume.instances),
         content_sha256=content_sha256,
@@ -221,11 +234,16 @@ def _read_volume(
     )
 
 
+def _without_maps(finding: SeriesFinding) -> SeriesFinding:
+    """The report is drawn: the maps of one model need not wait for the others."""
+    return replace(finding, slices=tuple(replace(one, likelihood_maps={}) for one in finding.slices))
+
+
 def _outlives_its_images(claimed: ClaimedSeries, history: Callable[[str], History]) -> bool:
     """Whether the series was read, its images were purged, and no other has come since: that reading counts."""
     if not claimed.purged_instances:
         return False
-    readings = history(claimed.series_instance_uid).earlier.values()
+    readings = [r for r in history(claimed.series_instance_uid).earlier.values() if r.counts]
     return any(earlier.sop_instance_uids.issuperset(claimed.sop_instance_uids) for earlier in readings)
 
 
@@ -285,8 +303,11 @@ def _still_holds(history: History, content: str, algorithm: AlgorithmIdentificat
     earlier = history.earlier.get(algorithm.name)
     return (
         earlier is not None
+        and earlier.counts
         and earlier.content_sha256 == content
+        and earlier.model_version == algorithm.version
         and earlier.weights_sha256 == algorithm.weights_sha256
+        and dict(earlier.operating_points) == asdict(algorithm.operating_points)
     )
 
 

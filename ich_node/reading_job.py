@@ -23,8 +23,9 @@ from ich_node.errors import (
 )
 from ich_node.findings import StudyState
 from ich_node.lease import showing_life, work_owner
-from ich_node.pipeline import History, NotRead, Predictor, Read, StudyOutcome, read_study
+from ich_node.pipeline import FAULTS_OF_THE_NODE, History, NotRead, Predictor, Read, StudyOutcome, read_study
 from ich_node.pixels import DecodeLimits
+from ich_node.selection import SeriesExclusion
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ Loaded = Sequence[Predictor | ConfigurationError]
 _READ_AGAIN = timedelta(seconds=10)
 _COMMIT_AGAIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _PASSING_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM)
-_FAULTS_OF_THE_NODE = (RejectionReason.INVALID_MODEL_OUTPUT, RejectionReason.INTERNAL_ERROR)
 
 
 def read_due_study(
@@ -79,7 +79,8 @@ def _read(
 ) -> StudyOutcome | Exception:
     """Read; an error comes back as a value so that it is committed as the study's state."""
     try:
-        loaded = load_predictors(claim.reprocess.model if claim.reprocess else None)
+        names = claim.reprocess.models if claim.reprocess else (None,)
+        loaded = list(dict.fromkeys(each for name in names for each in load_predictors(name)))
         faults = [each for each in loaded if isinstance(each, ConfigurationError)]
         predictors = [each for each in loaded if not isinstance(each, ConfigurationError)]
         if not predictors:
@@ -153,10 +154,7 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
         detail = f"{type(outcome).__name__} while reading; the worker's log has the whole of it"
         if isinstance(outcome, ConfigurationError):  # its text says what to mend, and names no patient
             detail = str(outcome)
-        reason = RejectionReason.INTERNAL_ERROR
-        readings.finish_not_read(
-            session, claim, exclusions=(), reason=reason, detail=detail, now=now, state=StudyState.FAILED
-        )
+        _commit_fault(session, node, claim, StudyRejected(RejectionReason.INTERNAL_ERROR, detail), now)
     elif not isinstance(outcome, NotRead):
         readings.finish_read(
             session,
@@ -165,13 +163,15 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
             readings=outcome.readings if isinstance(outcome, Read) else (),
             destinations=node.destination_names,
             now=now,
-            beside=None if claim.reprocess and claim.reprocess.model else node.settings.model.bundles,
+            configured=node.settings.model.bundles,
             fault=outcome.fault if isinstance(outcome, Read) else None,
         )
     elif claim.still_receiving and not claim.reprocess:
         readings.finish_waiting(session, claim, exclusions=outcome.exclusions, now=now)
+    elif outcome.reason in FAULTS_OF_THE_NODE:
+        fault = StudyRejected(outcome.reason, outcome.detail)
+        _commit_fault(session, node, claim, fault, now, outcome.exclusions)
     else:
-        failed = outcome.reason in _FAULTS_OF_THE_NODE
         readings.finish_not_read(
             session,
             claim,
@@ -179,8 +179,39 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
             reason=outcome.reason,
             detail=outcome.detail,
             now=now,
-            state=StudyState.FAILED if failed else StudyState.NOT_READ,
         )
+
+
+def _commit_fault(
+    session: Session,
+    node: Node,
+    claim: StudyClaim,
+    fault: StudyRejected,
+    now: datetime,
+    exclusions: Sequence[SeriesExclusion] = (),
+) -> None:
+    """Commit that no model gave a reading, and why."""
+    if claim.reprocess is None or None in claim.reprocess.models:
+        readings.finish_not_read(
+            session,
+            claim,
+            exclusions=exclusions,
+            reason=fault.reason,
+            detail=fault.detail,
+            now=now,
+            state=StudyState.FAILED,
+        )
+        return
+    readings.finish_read(
+        session,
+        claim,
+        exclusions=exclusions,
+        readings=(),
+        destinations=node.destination_names,
+        now=now,
+        configured=node.settings.model.bundles,
+        fault=fault,
+    )
 
 
 def _history(database: Database) -> Callable[[str], History]:

@@ -17,7 +17,7 @@ from ich_node.database.receipt import conflicts
 from ich_node.database.worklist import overdue, state_counts
 from ich_node.deliver.scu import Destination, echo
 from ich_node.errors import IchNodeError
-from ich_node.model.bundle import find_bundle, verify_bundle
+from ich_node.model.bundle import find_bundle, prove_bundle
 from ich_node.purge_job import CHORE, NO_DESTINATION, spool_space
 from ich_node.receive.commitment_folder import waiting
 from ich_node.receive.free_space import in_gib
@@ -120,7 +120,7 @@ def _workers(settings: Settings) -> tuple[bool, str]:
 
 def _model(settings: Settings) -> tuple[bool, str]:
     bundles = [find_bundle(name, settings.bundles_dir) for name in settings.model.bundles]
-    return True, "; ".join(map(verify_bundle, bundles))
+    return True, "; ".join(map(prove_bundle, bundles))
 
 
 def _echo(to: Destination, settings: Settings) -> tuple[bool, str]:

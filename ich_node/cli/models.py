@@ -31,17 +31,22 @@ def models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def list_(context: click.Context, as_json: bool) -> None:
-    """List the bundles, with the one that reads marked; exit code 1 where one is damaged."""
+    """List the bundles, with those that read marked; exit code 1 where one is damaged or missing.
+
+    Damaged is one whose description or weights are not what they should be ("models verify" also loads each), and
+    missing one that model.bundles names but that is not here.
+    """
     from ich_node.model.bundle import find_bundles
 
     settings = settings_of(context.obj)
-    found = {name: _described(name, settings.bundles_dir) for name in find_bundles(settings.bundles_dir)}
+    names = dict.fromkeys((*find_bundles(settings.bundles_dir), *settings.model.bundles))
+    found = {name: _described(name, settings.bundles_dir) for name in names}
     if as_json:
         print_json(found)
     else:
         table = Table("", "Name", "Version", "Architecture", "Weights SHA-256", "", box=None)
         for name, about in found.items():
-            mark = "reads" if name in settings.model.bundles else ""
+            mark = "reads" if name in settings.model.bundles and "error" not in about else ""
             said = [
                 Text(str(about.get(key, ""))[:40]) for key in ("version", "architecture", "weights_sha256")
             ]
@@ -65,11 +70,11 @@ def show(load: Loader, name: str) -> None:
 @click.argument("name", required=False)
 @click.pass_context
 def verify(context: click.Context, name: str | None) -> None:
-    """Check that the weights of a bundle, or of all, are the ones that its description names.
+    """Check that the weights of a bundle, or of all, are the ones that its description names, and load them.
 
     Goes on after a faulty one; exit code 1 if there was any.
     """
-    from ich_node.model.bundle import find_bundle, find_bundles, verify_bundle
+    from ich_node.model.bundle import find_bundle, find_bundles, prove_bundle
 
     folder = settings_of(context.obj).bundles_dir
     there = find_bundles(folder)
@@ -78,7 +83,7 @@ def verify(context: click.Context, name: str | None) -> None:
     faults = 0
     for each in there if name is None else (name,):
         try:
-            click.echo(verify_bundle(find_bundle(each, folder)))
+            click.echo(prove_bundle(find_bundle(each, folder)))
         except ConfigurationError as error:
             click.echo(f"{each}: FAULT: {error}", err=True)
             faults += 1
@@ -116,6 +121,10 @@ def import_(
     """
     if (sensitive is None) != (high_confidence is None):
         raise click.UsageError("--sensitive and --high-confidence go together")
+    if sensitive is not None and high_confidence is not None and not sensitive <= high_confidence:
+        raise click.UsageError("--sensitive has to be at most --high-confidence")  # NaN is neither
+    if not version.strip():
+        raise click.BadParameter("it is empty", param_hint="--version")
     if backbone is not None and system != "burduja":
         raise click.UsageError("--backbone goes with burduja")
     from ich_node.findings import OperatingPoints
@@ -142,7 +151,8 @@ def import_(
 def install(load: Loader, source: Path, replace: bool) -> None:
     """Copy a bundle into data_dir from a folder or an archive (.zip, .tar, .tar.gz).
 
-    It is verified before and after. A bundle that is there stays as it is unless --replace is given.
+    It is verified before and after, and loaded once: one that cannot read is refused. A bundle that is there stays
+    as it is unless --replace is given.
     """
     from ich_node.model.bundle_install import install_bundle
 
@@ -186,13 +196,17 @@ def _costs_table(found: Sequence[Costs]) -> Table:
 
 
 def _described(name: str, folder: Path) -> dict[str, Any]:
-    """What a bundle says of itself, or what is wrong with it."""
-    from ich_node.model.bundle import find_bundle, read_description
+    """What a bundle says of itself, and under ``error`` what is wrong with it."""
+    from ich_node.model.bundle import find_bundle, read_description, verify_bundle
 
+    described: dict[str, Any] = {}
     try:
-        return read_description(find_bundle(name, folder))
+        bundle = find_bundle(name, folder)
+        described = read_description(bundle)
+        verify_bundle(bundle)
     except ConfigurationError as error:
-        return {"error": str(error)}
+        return described | {"error": str(error)}
+    return described
 
 
 def _say(installed: InstalledBundle) -> None:
@@ -203,6 +217,5 @@ def _say(installed: InstalledBundle) -> None:
         what = f"installed in place of {installed.replaced}"
     click.echo(f"{installed.name} {installed.version} {what}: {installed.folder}")
     if not installed.unchanged:
-        click.echo(
-            f"To have it read, set model.bundles to {installed.name!r} and start the workers again.", err=True
-        )
+        setting = f'model.bundles = ["{installed.name}"]'
+        click.echo(f"To have it read, set {setting} and start the workers again.", err=True)

@@ -262,9 +262,10 @@ def _with_images(database: Database, found: list[str], *, named: Collection[str]
 
 
 def _require_bundle(load: Loader, name: str) -> None:
-    from ich_node.model.bundle import find_bundle
+    """Refuse a bundle that cannot read, before studies wait for it."""
+    from ich_node.model.bundle import find_bundle, prove_bundle
 
-    find_bundle(name, settings_of(load).bundles_dir)
+    prove_bundle(find_bundle(name, settings_of(load).bundles_dir))
 
 
 def _require_series(load: Loader, study_uid: str, series_uid: str) -> None:

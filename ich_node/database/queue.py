@@ -38,13 +38,23 @@ class ClaimedSeries:
     """How many images it had when they were purged; 0: it has as many again."""
 
 
+_BEGUN = "*"
+"""Stands before the models of a request that a worker has begun with; what is asked for then is another request."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reprocess:
     """A person asked for another run."""
 
     series_instance_uid: str | None
-    model: str | None
+    models: tuple[str | None, ...]
+    """Names of bundles; ``None`` stands for those that the settings name."""
     requested_at: datetime
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it leaves out a series or the models that the settings name."""
+        return self.series_instance_uid is not None or None not in self.models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +187,15 @@ def owned_study(session: Session, claim: StudyClaim) -> StudyRow:
 
 
 def finish_claim(session: Session, study: StudyRow, claim: StudyClaim) -> None:
-    """Mark what was seen as handled and let the study go; what came or was asked for meanwhile stays due."""
+    """Mark what was seen as handled and let the study go; what came or was asked for meanwhile stays due.
+
+    Images that came before a person's request for a part was carried out are still to be read by all and in full.
+    """
+    is_partial = claim.reprocess is not None and claim.reprocess.is_partial
     for seen in claim.series:
         series = session.get_one(SeriesRow, seen.series_instance_uid, populate_existing=True)
+        if is_partial and series.due_at is not None:
+            continue
         series.handled_revision = seen.revision
         if series.revision == seen.revision:
             series.due_at = None
@@ -200,6 +216,9 @@ def request_reprocess(
 ) -> None:
     """Ask for another run of a study. A run that is under way is not disturbed; the new one follows it.
 
+    Requests that nobody has begun with are joined: each model that was asked for reads. Of several series the one
+    named last is read.
+
     Raises
     ------
     LookupError
@@ -219,9 +238,12 @@ def request_reprocess(
             f"the images of study {study_instance_uid} were purged at {study.purged_at:%Y-%m-%d %H:%M} UTC: "
             "send it again from the PACS"
         )
+    waiting: tuple[str | None, ...] = ()
+    if study.reprocess_requested_at is not None and not (study.reprocess_model or "").startswith(_BEGUN):
+        waiting = _models(study.reprocess_model)
     study.reprocess_requested_at = now
     study.reprocess_series_instance_uid = series_instance_uid
-    study.reprocess_model = model
+    study.reprocess_model = _as_text(tuple(dict.fromkeys((*waiting, model))))
     study.enqueued_at = study.retry_at = None
     if study.state != StudyState.READING:
         study.attempts = 0
@@ -239,6 +261,9 @@ def _claim(session: Session, study: StudyRow, owner: str, now: datetime) -> Stud
         )
     )
     ready = [s for s in series if s.due_at is None or s.due_at <= now]
+    models = _models(study.reprocess_model)
+    if study.reprocess_requested_at is not None:
+        study.reprocess_model = _BEGUN + (_as_text(models) or "")
     return StudyClaim(
         study_instance_uid=study.study_instance_uid,
         owner=owner,
@@ -249,7 +274,7 @@ def _claim(session: Session, study: StudyRow, owner: str, now: datetime) -> Stud
         if study.reprocess_requested_at is None
         else Reprocess(
             series_instance_uid=study.reprocess_series_instance_uid,
-            model=study.reprocess_model,
+            models=models,
             requested_at=study.reprocess_requested_at,
         ),
     )
@@ -285,6 +310,15 @@ def _give_up(session: Session, study: StudyRow, now: datetime) -> None:
     if has_unread_images(session, study.study_instance_uid):
         set_state(study, StudyState.RECEIVING)
         record_change(session, study, at=now, actor="node", action="more images")
+
+
+def _models(text: str | None) -> tuple[str | None, ...]:
+    """Read `StudyRow.reprocess_model`."""
+    return tuple(name or None for name in (text or "").removeprefix(_BEGUN).split(","))
+
+
+def _as_text(models: tuple[str | None, ...]) -> str | None:
+    return None if models == (None,) else ",".join(name or "" for name in models)
 
 
 def _forget_reprocess(study: StudyRow) -> None:

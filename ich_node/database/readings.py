@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from ich_node.database.audit import record_change
 from ich_node.database.queue import StudyClaim, finish_claim, owned_study
 from ich_node.database.standing import apply_priority, has_unread_images, set_state
-from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
+from ich_node.database.tables import AuditRow, OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, SeriesFinding, SliceFinding, StudyState
 from ich_node.selection import SeriesExclusion
@@ -53,12 +53,15 @@ class NewReading:
 
 @dataclass(frozen=True, kw_only=True)
 class EarlierReading:
-    """The reading of a series that counts now."""
+    """The last reading of a series by a model."""
 
     run_number: int
     model_name: str
     model_version: str
     weights_sha256: str
+    operating_points: Mapping[str, float]
+    counts: bool
+    """Whether it has not been superseded."""
     content_sha256: str
     sop_instance_uids: frozenset[str]
     """Of the images that were read."""
@@ -67,10 +70,10 @@ class EarlierReading:
 
 
 def earlier_readings(session: Session, series_instance_uid: str) -> dict[str, EarlierReading]:
-    """The readings of a series that count now, by the name of the model."""
+    """The last reading of a series by each model that has read it, by the model's name."""
     rows = session.scalars(
         select(ReadingRow)
-        .where(ReadingRow.series_instance_uid == series_instance_uid, ReadingRow.superseded.is_(False))
+        .where(ReadingRow.series_instance_uid == series_instance_uid)
         .order_by(ReadingRow.id)
     )
     return {row.model_name: _earlier(row) for row in rows}
@@ -82,6 +85,8 @@ def _earlier(row: ReadingRow) -> EarlierReading:
         model_name=row.model_name,
         model_version=row.model_version,
         weights_sha256=row.weights_sha256,
+        operating_points=row.operating_points,
+        counts=not row.superseded,
         content_sha256=row.content_sha256,
         sop_instance_uids=frozenset(found["sop_instance_uid"] for found in row.slices),
         sr_sop_instance_uid=row.sr_sop_instance_uid,
@@ -107,16 +112,20 @@ def finish_read(
     readings: Sequence[NewReading],
     destinations: Sequence[str],
     now: datetime,
-    beside: Collection[str] | None = None,
+    configured: Collection[str] | None = None,
     fault: StudyRejected | None = None,
 ) -> Priority:
     """Commit readings, or that the study's readings still hold (there are no new ones).
 
+    Readings replace earlier ones of the series by the same models and, unless a person asked for certain models
+    alone, by models that the settings no longer name. Of those that stand the most urgent gives the study its
+    priority. Whether the study has been read is for the models that the settings name: a run of another neither
+    makes it so nor undoes it.
+
     Parameters
     ----------
-    beside
-        Names of the models whose earlier readings of the series stand beside the new ones; ``None``: all
-        others'. Of the readings that stand the most urgent gives the study its priority.
+    configured
+        Names of the models that the settings name; ``None``: those that read now.
     fault
         Why another model gave no reading: the study has failed, with what was found.
 
@@ -126,21 +135,92 @@ def finish_read(
         Another worker has the study; nothing is written.
     """
     study = owned_study(session, claim)
-    _supersede(session, readings, beside)
+    asked_for = _asked_for(claim, configured)
+    _supersede(session, readings, None if asked_for else configured)
     for reading in readings:
         row = _reading_row(study.study_instance_uid, reading)
         session.add(row)
         session.flush()
         _add_objects(session, row, reading, destinations, now)
     _record_exclusions(session, claim, exclusions)
-    action, why = "read" if readings else "unchanged", None
-    if fault is None:
-        set_state(study, StudyState.READ)
-    else:
-        set_state(study, StudyState.FAILED, reason=fault.reason, detail=fault.detail)
-        action, why = "failed", f"{fault.reason}: {fault.detail}"
-    _finish(session, study, claim, now, action=action, why=why, unread=fault is not None)
+    state, reason, detail = _state_after(session, study, readings, fault, configured, asked_for=asked_for)
+    set_state(study, state, reason=reason, detail=detail)
+    action = "failed" if fault is not None else "read" if readings else "unchanged"
+    why = None if fault is None else f"{fault.reason}: {fault.detail}"
+    if fault is None and state is not StudyState.READ:
+        why = f"still {reason}: {detail}"
+    _finish(session, study, claim, now, action=action, why=why, unread=state is not StudyState.READ)
     return Priority(study.priority)
+
+
+def _asked_for(claim: StudyClaim, configured: Collection[str] | None) -> bool:
+    """Whether a person asked for models that are not all of those that the settings name."""
+    if claim.reprocess is None or configured is None or None in claim.reprocess.models:
+        return False
+    return not set(configured) <= set(claim.reprocess.models)
+
+
+_State = tuple[StudyState, RejectionReason | None, str | None]
+
+
+def _state_after(
+    session: Session,
+    study: StudyRow,
+    readings: Sequence[NewReading],
+    fault: StudyRejected | None,
+    configured: Collection[str] | None,
+    *,
+    asked_for: bool,
+) -> _State:
+    read: _State = (StudyState.READ, None, None)
+    failed = None if fault is None else (StudyState.FAILED, fault.reason, fault.detail)
+    if not asked_for and (failed or readings):
+        return failed or read
+    if failed is None and _covered(session, study, readings, configured or ()):
+        return read
+    return _former_state(session, study) or failed or read
+
+
+def _covered(
+    session: Session, study: StudyRow, readings: Sequence[NewReading], configured: Collection[str]
+) -> bool:
+    """Whether each model that the settings name has a standing reading, of the same images as the new ones."""
+    session.flush()
+    rows = session.scalars(
+        select(ReadingRow).where(
+            ReadingRow.study_instance_uid == study.study_instance_uid, ReadingRow.superseded.is_(False)
+        )
+    )
+    images = {(r.series_instance_uid, r.content_sha256) for r in readings}
+    return set(configured) <= {
+        row.model_name
+        for row in rows
+        if not images or (row.series_instance_uid, row.content_sha256) in images
+    }
+
+
+def _former_state(session: Session, study: StudyRow) -> _State | None:
+    """How the study stood when it was last finished with; the audit has it."""
+    row = session.scalar(
+        select(AuditRow)
+        .where(
+            AuditRow.study_instance_uid == study.study_instance_uid,
+            AuditRow.state.in_([StudyState.READ, StudyState.NOT_READ, StudyState.FAILED]),
+        )
+        .order_by(AuditRow.id.desc())
+        .limit(1)
+    )
+    if row is None:
+        return None
+    if row.state == StudyState.READ:
+        return StudyState.READ, None, None
+    reason, _, detail = (row.why or "").removeprefix("still ").partition(": ")
+    known = reason in list(RejectionReason)
+    return (
+        StudyState(row.state),
+        RejectionReason(reason) if known else RejectionReason.INTERNAL_ERROR,
+        detail if known else row.why,
+    )
 
 
 def finish_not_read(

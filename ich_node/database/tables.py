@@ -136,6 +136,8 @@ class StudyRow(Table):
     reprocess_requested_at: Mapped[datetime | None]
     reprocess_series_instance_uid: Mapped[str | None]
     reprocess_model: Mapped[str | None]
+    """Names of bundles with commas between; an empty one, or NULL, stands for those that the settings name. A
+    ``*`` goes before them when a worker has begun."""
     purged_at: Mapped[datetime | None]
     """When images of it were last removed from the spool."""
 

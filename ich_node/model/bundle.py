@@ -139,7 +139,7 @@ def localization(description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def verify_bundle(bundle: Path) -> str:
-    """Check description and weights hash; a sentence that says what was checked.
+    """Check description and weights hash; a sentence that says what was checked. `prove_bundle` also loads it.
 
     Raises
     ------
@@ -152,6 +152,21 @@ def verify_bundle(bundle: Path) -> str:
     members(bundle, description)
     title = f"{description['name']} {description['version']}"
     return f"{title}: weights match SHA-256 {description['weights_sha256']}"
+
+
+def prove_bundle(bundle: Path) -> str:
+    """Check a bundle as `verify_bundle` does and load it as reading does, on the CPU; the sentence of the former.
+
+    Raises
+    ------
+    ConfigurationError
+        It is not as its description says, or nothing can read with it. The message names file and key.
+    """
+    from ich_node.model.predict import load_predictor  # with torch, which nothing else here needs
+
+    said = verify_bundle(bundle)
+    load_predictor(bundle, "cpu")
+    return said
 
 
 def verified_weights(bundle: Path, description: Mapping[str, Any]) -> bytes:
@@ -209,11 +224,14 @@ def number(bundle: Path, section: Mapping[str, Any], key: str, prefix: str = "")
         It is missing or no number.
     """
     value = section.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigurationError(
-            f"{bundle / DESCRIPTION_FILE}: key '{prefix}{key}' has to be a finite number"
-        )
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except OverflowError:  # of an integer
+            found = math.inf
+        if math.isfinite(found):
+            return found
+    raise ConfigurationError(f"{bundle / DESCRIPTION_FILE}: key '{prefix}{key}' has to be a finite number")
 
 
 def require_name(name: str, where: str) -> None:

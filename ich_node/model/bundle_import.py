@@ -211,23 +211,37 @@ def read_checkpoint(file: Path) -> Tensors:
         raise ConfigurationError(
             f"{file}: is no checkpoint of plain tensors; a pickle can run code, so it is not opened"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, AttributeError, TypeError) as error:
-        raise ConfigurationError(f"{file}: cannot be read as a checkpoint ({error})") from error
-    # Lightning writes ``state_dict``, the published training code of Burduja et al. ``model``
-    for wrapping in ("state_dict", "model"):
+    except Exception as error:  # of every kind: damaged ones of the old format even end in an AssertionError
+        said = str(error) or type(error).__name__
+        raise ConfigurationError(f"{file}: cannot be read as a checkpoint ({said})") from error
+    # Lightning writes ``state_dict``, torch's own tutorials ``model_state_dict``, the published training code of
+    # Burduja et al. ``model``
+    for wrapping in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
             state = state[wrapping]
     if not isinstance(state, Mapping) or not state:
         raise ConfigurationError(f"{file}: holds no tensors by name")
+    tensors: Tensors = {}
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise ConfigurationError(f"{file}: {name!r} is no tensor")
-    return {
-        name.removeprefix("module."): tensor.detach().float()
-        if tensor.is_floating_point()
-        else tensor.detach()
-        for name, tensor in state.items()
-    }
+        plain = name.removeprefix("module.")
+        if plain in tensors:
+            raise ConfigurationError(f"{file}: tensor {plain!r} is there with and without 'module.'")
+        tensors[plain] = _plain(file, name, tensor)
+    return tensors
+
+
+def _plain(file: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor with all its numbers, floating point ones as float32."""
+    # sparse ones have other parts, those of "meta" no numbers at all
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else f"{tensor.layout} on {tensor.device}"
+        raise ConfigurationError(f"{file}: tensor {name!r} is no plain tensor ({kind})")
+    try:
+        return tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+    except RuntimeError as error:  # a view may claim to be far larger than its file
+        raise ConfigurationError(f"{file}: tensor {name!r} cannot be read ({error})") from error
 
 
 def live_tensors(tensors: Tensors) -> Tensors:
@@ -253,7 +267,9 @@ def _write(
     replace: bool,
 ) -> InstalledBundle:
     require_name(name, "--name")
-    encoded = save({f"0.{key}": tensor.contiguous() for key, tensor in tensors.items()})
+    # copied, since two names may share one memory, which safetensors does not write
+    copies = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    encoded = save({f"0.{key}": tensor for key, tensor in copies.items()})
     description = {
         "format": FORMAT,
         "name": name,

@@ -12,7 +12,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ich_node.model.bundle import (
     DESCRIPTION_FILE,
     SHIPPED,
     WEIGHTS_FILE,
+    prove_bundle,
     read_description,
     verify_bundle,
 )
@@ -52,7 +52,7 @@ class InstalledBundle:
 
 
 def install_bundle(source: Path, into: Path, *, replace: bool = False) -> InstalledBundle:
-    """Copy a bundle into a folder of bundles, verified before and after.
+    """Copy a bundle into a folder of bundles, verified before and after, and loaded once as reading would.
 
     Parameters
     ----------
@@ -67,12 +67,16 @@ def install_bundle(source: Path, into: Path, *, replace: bool = False) -> Instal
     Raises
     ------
     ConfigurationError
-        The source is no bundle, cannot be read, or holds what no bundle has; or there is another bundle of its
-        name. What was installed before is as it was.
+        The source is no bundle, cannot be read, holds what no bundle has, or nothing can read with it; or there is
+        another bundle of its name. What was installed before is as it was.
     """
     with folder_beside(into) as made:
         _take(source, made)
-        verify_bundle(made)
+        try:
+            prove_bundle(made)
+        except ConfigurationError as error:
+            # the folder of the message is removed with it, so that the source is named as well
+            raise ConfigurationError(f"{source}: cannot be installed: {error}") from error
         return place_bundle(made, into, replace=replace)
 
 
@@ -169,7 +173,9 @@ def _take_zip(source: Path, made: Path) -> None:
                 if name is not None:
                     with archive.open(entry) as file:
                         left -= _copy(file, made / name, left, source)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+    except ConfigurationError:
+        raise
+    except Exception as error:  # of every kind: zipfile and its decompressors raise their own
         raise ConfigurationError(f"{source}: cannot be read as a zip archive ({error})") from error
 
 
@@ -185,7 +191,9 @@ def _take_tar(source: Path, made: Path) -> None:
                     file = archive.extractfile(entry)
                     assert file is not None  # it is a regular file
                     left -= _copy(file, made / name, left, source)
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+    except ConfigurationError:
+        raise
+    except Exception as error:  # of every kind; chained headers even end in a RecursionError
         raise ConfigurationError(f"{source}: cannot be read as a tar archive ({error})") from error
 
 

@@ -1,19 +1,45 @@
-"""A section of ``bundle.json`` as a typed value: nothing unknown, nothing of the wrong kind, no NaN."""
+"""A section of ``bundle.json`` as a typed value: nothing unknown, of the wrong kind or out of range, no NaN."""
 
 from __future__ import annotations
 
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ich_node.errors import ConfigurationError
 
 T = TypeVar("T")
 _DESCRIPTION_FILE = "bundle.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Which numbers a field of a section takes; written as ``Annotated[float, Limits(...)]``."""
+
+    least: float
+    most: float = math.inf
+    above: bool = False
+    """Whether ``least`` itself is too little."""
+
+    def __contains__(self, number: float) -> bool:
+        return self.least <= number <= self.most and not (self.above and number == self.least)
+
+    def __str__(self) -> str:
+        if self.most < math.inf:
+            return f"{self.least:g} to {self.most:g}"
+        return f"more than {self.least:g}" if self.above else f"{self.least:g} or more"
+
+
+Count = Annotated[int, Limits(least=1)]
+"""1 or more."""
+Share = Annotated[float, Limits(least=0, most=1)]
+"""0 to 1."""
+Positive = Annotated[float, Limits(least=0, above=True)]
+NotNegative = Annotated[float, Limits(least=0)]
 
 
 class _Unfit(Exception):
@@ -27,7 +53,7 @@ def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, sectio
     ----------
     kind
         Frozen dataclass whose fields all have defaults and are ``bool``, ``int``, ``float``, ``str``, ``Literal``,
-        `StrEnum`, tuples of these, or one of these or ``None``.
+        `StrEnum`, a number with `Limits`, tuples of these, or one of these or ``None``.
     values
         The section as JSON gave it.
     folder, section
@@ -41,13 +67,15 @@ def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, sectio
     Raises
     ------
     ConfigurationError
-        A key is unknown, or a value is of the wrong kind, not finite, or none of those that its field knows; the
-        message names file and key. A boolean is no number.
+        A key is unknown, or a value is of the wrong kind, not finite, out of its field's limits, or none of those
+        that its field knows; or the dataclass itself refuses what it was given. The message names file and key. A
+        boolean is no number.
     """
     file = folder / _DESCRIPTION_FILE
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{file}: key {section!r} has to be an object")
-    hints, known = get_type_hints(kind), {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind, include_extras=True)
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     given = {}
     for key, value in values.items():
         if key not in known:
@@ -56,16 +84,19 @@ def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, sectio
             given[key] = _fitted(hints[key], value)
         except _Unfit as unfit:
             raise ConfigurationError(
-                f"{file}: key '{section}.{key}' has a value of the wrong kind: {value!r} ({unfit})"
+                f"{file}: key '{section}.{key}' has a value that does not fit: {value!r} ({unfit})"
             ) from None
     try:
         return kind(**given)
-    except ValueError as error:
+    except Exception as error:  # its own checks, whatever they raise
         raise ConfigurationError(f"{file}: key {section!r}: {error}") from error
 
 
 def _fitted(annotation: Any, value: Any) -> Any:
     origin = get_origin(annotation)
+    if origin is Annotated:
+        number, limits = get_args(annotation)
+        return _limited(number, limits, value)
     if origin is tuple:
         return _tuple(get_args(annotation), value)
     if origin is Literal:
@@ -82,6 +113,13 @@ def _fitted(annotation: Any, value: Any) -> Any:
         names = {bool: "true or false", int: "a whole number", str: "text"}
         raise _Unfit(f"it has to be {names[annotation]}")
     return value
+
+
+def _limited(annotation: Any, limits: Limits, value: Any) -> Any:
+    number = _fitted(annotation, value)
+    if number not in limits:
+        raise _Unfit(f"it has to be {limits}")
+    return number
 
 
 def _float(value: Any) -> float:

@@ -18,6 +18,7 @@ from torch import nn
 
 from ich_node.errors import ConfigurationError
 from ich_node.findings import IchSubtype, Localization
+from ich_node.model.bundle_section import Count, NotNegative, Positive, Share
 from ich_node.model.decision import slice_probabilities
 from ich_node.model.efficientnet_lite import EfficientNetLite0
 from ich_node.model.execution import finite
@@ -39,6 +40,8 @@ from ich_node.model.system import ClassMaps, FloatArray, Head, Scores, Spacing, 
 CLASSES = tuple(IchSubtype)
 PUBLISHED_CLASSES = (*CLASSES[1:], IchSubtype.ANY)
 """The outputs of the authors' CNN in their order: in their code *any* is the last."""
+Window = tuple[float, Positive]
+"""(level, width), HU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +57,10 @@ class BurdujaConfig:
     """Features that are kept, unless ``selection`` is ``none``."""
     sequence: bool = True
     """Whether there is an LSTM; without one the CNN's logits are the scores."""
-    hidden: int = 256
+    hidden: Count = 256
     """Width of each of the LSTM's two directions."""
-    layers: int = 3
-    dropout: float = 0.3
+    layers: Count = 3
+    dropout: Share = 0.3
     """Between the LSTM's layers, while training."""
     probabilities: bool = True
     """Whether the CNN's probabilities are joined to the LSTM's output."""
@@ -67,14 +70,14 @@ class BurdujaConfig:
 class BurdujaPreprocessing:
     """How a slice becomes network input."""
 
-    size: int = 256
+    size: Count = 256
     """Rows and columns of the network's input, pixels."""
-    pitch_mm: float = 0.0
+    pitch_mm: NotNegative = 0.0
     """Distance of its pixels, mm, around the cavity; 0 for the whole image whatever its field of view, the paper."""
-    windows_hu: tuple[tuple[float, float], ...] = ((40.0, 80.0), (80.0, 200.0), (40.0, 380.0))
+    windows_hu: tuple[Window, Window, Window] = ((40.0, 80.0), (80.0, 200.0), (40.0, 380.0))
     """(level, width) of the brain, subdural and soft tissue window: the three channels."""
-    mean: tuple[float, ...] = (0.1738, 0.1433, 0.1970)
-    std: tuple[float, ...] = (0.3161, 0.2850, 0.3111)
+    mean: tuple[float, float, float] = (0.1738, 0.1433, 0.1970)
+    std: tuple[Positive, Positive, Positive] = (0.3161, 0.2850, 0.3111)
     """Of the channels in the authors' training data."""
     hu_range: tuple[float, float] = (-150.0, 230.0)
     """What the widest window shows. The authors make the windows first and then the size; clipping before

@@ -22,6 +22,7 @@ from torch import nn
 
 from ich_node.errors import ConfigurationError
 from ich_node.findings import IchSubtype, Localization
+from ich_node.model.bundle_section import Count, NotNegative, Positive, Share
 from ich_node.model.decision import slice_probabilities
 from ich_node.model.execution import finite
 from ich_node.model.preprocess import SliceFrame, cut_out, field_of_view, on_source_grid, whole_image
@@ -49,7 +50,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class HeFusionConfig:
     """Shape of the network. The defaults are the paper's."""
 
-    width: float = 1.0
+    width: Positive = 1.0
     """Channels of VGG-16 times this."""
     batch_norm: bool = False
     """Batch normalization after each convolution, as torchvision's ``vgg16_bn``: trains from random weights."""
@@ -57,9 +58,9 @@ class HeFusionConfig:
     """``fixed`` keeps the initial windows: the ablation of the paper."""
     fusion: bool = True
     """Whether the classifier sees C3, C4 and C5; else C5 alone: the ablation of the paper."""
-    reduction: int = 16
+    reduction: Count = 16
     """Channels per unit of the bottleneck of the channel attention (CBAM's value)."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Of whole fused channels; used while training only."""
 
 
@@ -75,7 +76,7 @@ class HeFusionPreprocessing:
 
     size: int = 256
     """Rows and columns of the network's input, pixels."""
-    pitch_mm: float = 0.0
+    pitch_mm: NotNegative = 0.0
     """Distance of its pixels, mm, around the centre of the image; 0: the whole image, as in the paper."""
     # the initial windows are flat beyond it; metal (3000) and padding (-3024) would spread in the averages
     hu_range: tuple[float, float] = (-1000.0, 1000.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ich_node.findings import AlgorithmIdentification, IchSubtype, SeriesFinding
 from ich_node.model import bundle as bundles
 from ich_node.model.decision import DecisionConfig, Probabilities, slice_probabilities, suspicion
 from ich_node.model.execution import Execution, Precision
+from ich_node.model.preprocess import PreprocessConfig
 from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System, find_system
 from ich_node.model.weights import load_networks
 
@@ -65,8 +67,10 @@ class Predictor:
         scores = self.system.score(head)
         _check_scores(scores, head)
         probabilities = slice_probabilities(scores.logits, self._decision)
+        # A slice that the mask lost among others breaks no run of neighbours.
+        inside = probabilities[list(head.inside)]
         by_class = {
-            subtype: suspicion(probabilities[:, column], self._decision)
+            subtype: suspicion(inside[:, column], self._decision)
             for column, subtype in enumerate(self.system.classes)
         }
         return SeriesFinding(
@@ -119,37 +123,41 @@ def load_predictor(
     ------
     ConfigurationError
         The bundle is not what its description says, is of an architecture that this version does not know,
-        or the device is not there. The message names the file and the key.
+        has a value that nothing can be read with, or the device is not there. The message names the file and the
+        key.
     """
     folder = bundle if bundle is not None else bundles.SHIPPED / bundles.DEFAULT_NAME
     description = bundles.read_description(folder)
+    algorithm = bundles.identification(folder, description)
+    members, system = bundles.members(folder, description), _system(folder, description["architecture"])
+
+    def section(kind: type, key: str, values: Mapping[str, Any]) -> Any:
+        return bundles.typed_section(kind, values, folder, key)
+
+    config = section(system.config_type, "config", _without_members(description["config"]))
+    preprocessing = section(system.preprocessing_type, "preprocessing", description["preprocessing"])
+    localization = section(system.localization_type, "localization", bundles.localization(description))
+    decision = section(DecisionConfig, "decision", description["decision"])
+    _check_preprocessing(folder, config, preprocessing)
+    execution = Execution(device, precision)
+    networks = load_networks(folder, description, lambda: system.network(config), members)
+    placed = tuple(execution.place(network) for network in networks)
+    loaded = system(placed, config, preprocessing, localization, execution, decision)
+    _check_decision(folder, loaded, decision)
+    return Predictor(system=loaded, decision=decision, algorithm=algorithm)
+
+
+def _system(folder: Path, architecture: str) -> type[System]:
     try:
-        system = find_system(description["architecture"])
-    except ConfigurationError as error:
+        return find_system(architecture)
+    except (ConfigurationError, ImportError) as error:
         raise ConfigurationError(
             f"{folder / bundles.DESCRIPTION_FILE}: key 'architecture': {error}"
         ) from error
-    values = dict(description["config"])
-    members = bundles.members(folder, description)
-    values.pop("members", None)
-    config: Any = bundles.typed_section(system.config_type, values, folder, "config")
-    decision = bundles.typed_section(DecisionConfig, description["decision"], folder, "decision")
-    execution = Execution(device, precision)
-    networks = load_networks(folder, description, [system.network(config) for _ in range(members)])
-    loaded = system(
-        tuple(execution.place(network) for network in networks),
-        config,
-        bundles.typed_section(
-            system.preprocessing_type, description["preprocessing"], folder, "preprocessing"
-        ),
-        bundles.typed_section(
-            system.localization_type, bundles.localization(description), folder, "localization"
-        ),
-        execution,
-        decision,
-    )
-    _check_classes(folder, loaded, decision)
-    return Predictor(system=loaded, decision=decision, algorithm=bundles.identification(folder, description))
+
+
+def _without_members(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "members"}
 
 
 def _inside(maps: ClassMaps, head: Head, index: int) -> ClassMaps:
@@ -162,14 +170,41 @@ def _inside(maps: ClassMaps, head: Head, index: int) -> ClassMaps:
     return {subtype: np.asarray(np.clip(each, 0, 1) * inside, np.float32) for subtype, each in maps.items()}
 
 
-def _check_classes(folder: Path, system: System, decision: DecisionConfig) -> None:
+def _check_preprocessing(folder: Path, config: Any, preprocessing: Any) -> None:
+    """Refuse what the fields of the sections themselves do not, or what only two sections together show."""
+    key, file = "preprocessing", folder / bundles.DESCRIPTION_FILE
+    size = getattr(preprocessing, "size", None)
+    if isinstance(size, int) and size < 1:
+        raise ConfigurationError(f"{file}: key '{key}.size' is {size}; it has to be 1 or more")
+    if not isinstance(preprocessing, PreprocessConfig):
+        return
+    if preprocessing.pitch_mm <= 0:
+        raise ConfigurationError(
+            f"{file}: key '{key}.pitch_mm' is {preprocessing.pitch_mm}; it has to be more than 0"
+        )
+    windows = preprocessing.windows_hu
+    if not all(width > 0 for _, width in windows):
+        raise ConfigurationError(f"{file}: key '{key}.windows_hu': the width of a window is more than 0")
+    shown = 1 + len(windows)  # the slice itself is the first
+    if getattr(config, "in_channels", shown) != shown:
+        raise ConfigurationError(
+            f"{file}: key '{key}.windows_hu' has {len(windows)} windows, but 'config.in_channels' is "
+            f"{config.in_channels}, which needs {config.in_channels - 1}"
+        )
+
+
+def _check_decision(folder: Path, system: System, decision: DecisionConfig) -> None:
+    file = folder / bundles.DESCRIPTION_FILE
     for key in ("class_scale", "class_offset"):
         given: tuple[Any, ...] = getattr(decision, key)
         if given and len(given) != len(system.classes):
             raise ConfigurationError(
-                f"{folder / bundles.DESCRIPTION_FILE}: key 'decision.{key}' has {len(given)} numbers for "
-                f"{len(system.classes)} classes"
+                f"{file}: key 'decision.{key}' has {len(given)} numbers for {len(system.classes)} classes"
             )
+    # 0 would call all slices the same; with less the most suspicious would be the least
+    for key, scales in (("scale", (decision.scale,)), ("class_scale", decision.class_scale)):
+        if not all(scale > 0 for scale in scales):
+            raise ConfigurationError(f"{file}: key 'decision.{key}' has to be more than 0")
 
 
 def _check_scores(scores: Scores, head: Head) -> None:

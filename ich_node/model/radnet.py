@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ich_node.findings import IchSubtype, Localization
 from ich_node.model import preprocess
+from ich_node.model.bundle_section import Count, Positive, Share
 from ich_node.model.decision import slice_probabilities
 from ich_node.model.execution import finite
 from ich_node.model.intracranial import CoarseMask
@@ -29,17 +30,16 @@ from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System
 FloatArray = npt.NDArray[np.float64]
 Described = tuple[torch.Tensor, list[torch.Tensor]]
 """Features of slices, and their auxiliary logits as in `RadNetOutput`."""
-_BLOCKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class RadNetConfig:
     """Shape of the network. By default DenseNet-40 (Huang et al. 2017, sec. 4), attention and LSTM on."""
 
-    growth: int = 12
+    growth: Count = 12
     """Channels that each dense layer adds."""
-    layers_per_block: int = 12
-    initial_channels: int = 16
+    layers_per_block: Count = 12
+    initial_channels: Count = 16
     stem_stride: Literal[1, 2, 4] = 1
     """Of the first convolution. 1 is DenseNet-40 as it was made, for 32 x 32 pixels; the paper names no other
     stem for its 250 x 250. 2 and 4 cost about a quarter and a sixteenth, for coarser maps."""
@@ -47,10 +47,10 @@ class RadNetConfig:
     """Auxiliary heads. Off: the paper's ablation "DenseNet alone"."""
     lstm: bool = True
     """Off: each slice is classified by itself (the paper's ablation "with attention")."""
-    lstm_width: int = 128
+    lstm_width: Count = 128
     """Of each direction. Chosen here: a little over a quarter of the 448 features."""
-    lstm_layers: int = 1
-    dropout: float = 0.0
+    lstm_layers: Count = 1
+    dropout: Share = 0.0
     """After each convolution but the first. Huang et al. use 0.2 without augmentation and none with it."""
 
 
@@ -58,10 +58,10 @@ class RadNetConfig:
 class RadNetPreprocessing:
     """How a slice becomes network input: brain window, 1 mm pixels, 250 mm field of view."""
 
-    size: int = 250
+    size: Count = 250
     """Rows and columns of the network's input, pixels."""
-    pitch_mm: float = 1.0
-    window_hu: tuple[float, float] = (40.0, 80.0)
+    pitch_mm: Positive = 1.0
+    window_hu: tuple[float, Positive] = (40.0, 80.0)
     """(level, width) of the brain window."""
     hu_range: tuple[float, float] = (-900.0, 1500.0)
     """Values outside are padding, air or metal, and are clipped before anything is averaged."""
@@ -172,7 +172,7 @@ class RecurrentAttentionDenseNet(nn.Module):
         # kernel stride + 2, padding 1: 3x3 at stride 1, and at any stride cell i lies over pixels i * stride on
         self.stem = nn.Conv2d(1, width, stride + 2, stride=stride, padding=1, bias=False)
         self.blocks, self.transitions, self.auxiliary = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for depth in range(_BLOCKS):
+        for depth in range(3):  # dense blocks, as DenseNet-40 has
             if depth:
                 self.transitions.append(Transition(width, config.dropout))
             self.blocks.append(DenseBlock(width, config))

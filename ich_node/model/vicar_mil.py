@@ -17,7 +17,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ich_node.errors import ConfigurationError
 from ich_node.findings import IchSubtype, Localization
+from ich_node.model.bundle_section import Count, Share
 from ich_node.model.execution import finite
 from ich_node.model.localization import DetectorConfig, detect
 from ich_node.model.preprocess import (
@@ -36,15 +38,25 @@ ARCHITECTURE = "vicar-mil"
 
 @dataclass(frozen=True, kw_only=True)
 class VicarMilConfig:
-    """Shape of the network."""
+    """Shape of the network.
+
+    Raises
+    ------
+    ConfigurationError
+        It has no level.
+    """
 
     pooling: Literal["attention", "max"] = "attention"
-    in_channels: int = 3
-    widths: tuple[int, ...] = (12, 24, 36)
+    in_channels: Count = 3
+    widths: tuple[Count, ...] = (12, 24, 36)
     """Channels of the three levels."""
-    attention_width: int = 36
-    dropout: float = 0.0
+    attention_width: Count = 36
+    dropout: Share = 0.0
     """Of whole feature channels before the bag is pooled; used while training only."""
+
+    def __post_init__(self) -> None:
+        if not self.widths:
+            raise ConfigurationError("widths is empty; the network needs one level at least")
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,8 @@ class VicarMilSystem(System):
         hu = self.execution.tensor(np.stack([c.hu for c in cuts]))
         mask = self.execution.tensor(np.stack([c.mask for c in cuts]))
         x = channels(hu, self.preprocessing).contiguous(memory_format=torch.channels_last)
-        scale, offset = self.decision.scale, self.decision.offset
+        scale = (self.decision.class_scale or (self.decision.scale,))[0]
+        offset = (self.decision.class_offset or (self.decision.offset,))[0]
         logits, evidence = [], []
         for network in self.networks:
             for mirrored in (False, True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from safetensors.torch import load
 from torch import nn
 
 from ich_node.errors import ConfigurationError
-from ich_node.model.bundle import WEIGHTS_FILE, verified_weights
+from ich_node.model.bundle import DESCRIPTION_FILE, WEIGHTS_FILE, verified_weights
 
 _MOST_NAMED = 8
 
 
 def load_networks(
-    folder: Path, description: Mapping[str, Any], networks: Sequence[nn.Module]
+    folder: Path, description: Mapping[str, Any], make: Callable[[], nn.Module], members: int = 1
 ) -> tuple[nn.Module, ...]:
     """Load the members of a bundle's ensemble; the tensors of number n are stored as ``n.<name>``.
 
@@ -26,44 +26,43 @@ def load_networks(
     ----------
     folder, description
         Of the bundle.
-    networks
-        One for each member, on the CPU, whose weights are overwritten.
-
-    Returns
-    -------
-    tuple of torch.nn.Module
-        The same networks.
+    make
+        Makes a network on the CPU, whose weights are overwritten. It is called only once the weights are known to
+        be those of the bundle.
+    members
+        How many networks there are.
 
     Raises
     ------
     ConfigurationError
-        As for `load_tensors`.
+        The file is absent, another one than the description names, or no safetensors file; no network can be made
+        of the description; or its tensors do not fit the networks. The message names file and key, or tensors.
     """
-    load_tensors(folder, description, nn.ModuleList(networks))
+    tensors = _read_tensors(folder, description)
+    networks = nn.ModuleList(_made(folder, make) for _ in range(members))
+    require_fit(folder / WEIGHTS_FILE, tensors, networks.state_dict())
+    networks.load_state_dict(tensors)
     return tuple(networks)
 
 
-def load_tensors(folder: Path, description: Mapping[str, Any], network: nn.Module) -> None:
-    """Load a bundle's weights into a network, only if their hash is the one that the description names.
-
-    Raises
-    ------
-    ConfigurationError
-        The file is absent, another one or no safetensors file, or its tensors do not fit the network; the message
-        names file and tensors.
-    """
-    file = folder / WEIGHTS_FILE
+def _read_tensors(folder: Path, description: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     encoded = verified_weights(folder, description)
     try:
-        tensors = load(encoded)
-    except (
-        SafetensorError,
-        KeyError,
-        ValueError,
-    ) as error:  # the latter two: a kind of number unknown to torch
-        raise ConfigurationError(f"{file}: is no safetensors file ({error})") from error
-    require_fit(file, tensors, network.state_dict())
-    network.load_state_dict(tensors)
+        return load(encoded)
+    except (SafetensorError, KeyError, ValueError) as error:  # the latter two: numbers unknown to torch
+        raise ConfigurationError(f"{folder / WEIGHTS_FILE}: is no safetensors file ({error})") from error
+
+
+def _made(folder: Path, make: Callable[[], nn.Module]) -> nn.Module:
+    file = folder / DESCRIPTION_FILE
+    try:
+        return make()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{file}: key 'config': {error}") from error
+    except Exception as error:  # what a network says of numbers that it cannot be made of
+        raise ConfigurationError(
+            f"{file}: key 'config': no network can be made of it ({type(error).__name__}: {error})"
+        ) from error
 
 
 def require_fit(file: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:

@@ -26,10 +26,9 @@ from ich_node.report.reading_report import MANUFACTURER, ReadingReport
 from ich_node.report.summary import montage_slices, render_summary
 from ich_node.report.uids import device_uid, result_uid
 from ich_node.report.viewport import Viewport, whole_slice
-from ich_node.report.wording import DISCLAIMER
+from ich_node.report.wording import DISCLAIMER, series_description
 
 SERIES_NUMBER = 9902
-SERIES_DESCRIPTION = "ICH AI overlays (unverified)"
 MAX_OVERLAYS = 8
 """Most overlays of one reading, most suspicious slices first."""
 
@@ -110,7 +109,7 @@ def _capture(report: ReadingReport, pixels: npt.NDArray[np.uint8], *, role: str,
         sop_instance_uid=result_uid(report, role),
         instance_number=number,
         manufacturer=MANUFACTURER,
-        series_description=SERIES_DESCRIPTION,
+        series_description=series_description(report, "overlays"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     source = report.source_images[0]

@@ -27,12 +27,12 @@ from ich_node.report.wording import (
     DISCLAIMER,
     algorithm_line,
     conclusion,
+    series_description,
     slice_lines,
     subtype_lines,
 )
 
 SERIES_NUMBER = 9901
-SERIES_DESCRIPTION = "ICH AI result (unverified)"
 _CONTAINS = RelationshipTypeValues.CONTAINS
 
 
@@ -59,7 +59,7 @@ def build_structured_report(report: ReadingReport) -> Dataset:
         is_complete=True,
         is_final=False,
         is_verified=False,
-        series_description=SERIES_DESCRIPTION,
+        series_description=series_description(report, "result"),
         previous_versions=[_predecessor(report.predecessor)] if report.predecessor else None,
     )
     source = report.source_images[0]

@@ -120,6 +120,11 @@ def _frame_name(report: ReadingReport, index: int) -> str:
     return f"Slice {index + 1} from below"
 
 
+def series_description(report: ReadingReport, what: str) -> str:
+    """Series Description (0008,103E), at most 64 characters: results of several models lie side by side in a PACS."""
+    return f"ICH AI {what} (unverified) {report.finding.algorithm.name}"[:64]
+
+
 def algorithm_line(report: ReadingReport) -> str:
     """Name, version and the start of the weights' hash."""
     algorithm = report.finding.algorithm

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ich_node.cli import checks, main
 from ich_node.database.engine import Database
+from ich_node.model.bundle import SHIPPED
 from ich_node.settings import Settings
 from tests.stored_studies import StoredStudies
 
@@ -114,6 +117,34 @@ def test_reprocess_says_when_no_study_fits(
 ) -> None:
     assert run("reprocess", "--failed") == 0
     assert capsys.readouterr().err == "No study fits.\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ({"weights_sha256": "0" * 64}, "weights_sha256"),
+        ({"architecture": "no-such-net"}, "'architecture'"),
+    ],
+)
+def test_reprocess_with_a_bundle_that_cannot_read_queues_nothing(
+    studies: StoredStudies,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: dict[str, Any],
+    named: str,
+) -> None:
+    studies.receive("1.2", at=datetime.now(UTC))
+    folder = tmp_path / "data" / "models" / "small"
+    shutil.copytree(SHIPPED / "vicar-attention-v1", folder)
+    about = json.loads((folder / "bundle.json").read_text()) | {"name": "small"}
+    (folder / "bundle.json").write_text(json.dumps(about | damage))
+    assert run("reprocess", "1.2", "--model", "small") == 2
+    printed = capsys.readouterr()
+    assert named in printed.err
+    assert not printed.out
+    (folder / "bundle.json").write_text(json.dumps(about))
+    assert run("reprocess", "1.2", "--model", "small") == 0
+    assert capsys.readouterr().out == "queued 1.2\n"
 
 
 def test_reprocess_by_a_user_without_a_name(

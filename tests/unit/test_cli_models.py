@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ich_node.cli import main
+from ich_node.cli import checks, main
+from ich_node.errors import ConfigurationError
+from ich_node.settings import ModelSettings, Settings
 from tests.unit.published_checkpoints import vicar_checkpoint
-from tests.unit.test_model_bundle_install import make_bundle, tarred
+from tests.unit.test_model_bundle_install import CANNOT_READ, OTHER, make_bundle, tarred
 
 SHIPPED = "vicar-attention-v1"
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
@@ -53,7 +56,9 @@ def test_installed_bundle_is_listed_and_shown(
 ):
     archive = tarred(make_bundle(tmp_path / "b"), "", ".tar.gz")
     assert run("install", str(archive)) == 0
-    assert "small 1 installed" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "small 1 installed" in printed.out
+    assert 'set model.bundles = ["small"] and' in printed.err
     assert (data_dir / "models" / "small" / "bundle.json").is_file()
     assert run("install", str(archive)) == 0
     assert "already installed" in capsys.readouterr().out
@@ -63,7 +68,7 @@ def test_installed_bundle_is_listed_and_shown(
 
 def test_replacing_has_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run("install", str(make_bundle(tmp_path / "one"))) == 0
-    other = str(make_bundle(tmp_path / "two", version="2", weights=b"other"))
+    other = str(make_bundle(tmp_path / "two", version="2", weights=OTHER))
     assert run("install", other) == 2
     assert "--replace" in capsys.readouterr().err
     assert run("install", other, "--replace") == 0
@@ -91,8 +96,48 @@ def test_verify_goes_on_after_a_faulty_bundle(
     assert run("list", "--json") == 1
     listed = json.loads(capsys.readouterr().out)
     assert "cannot be read as JSON" in listed["bb"]["error"]
+    assert "weights_sha256" in listed["aa"]["error"]
+    assert listed["aa"]["version"] == "1"
+    assert "error" not in listed["cc"]
     assert listed["cc"]["version"] == "1"
     assert run("show", "bb") == 2
+
+
+def test_bundle_that_is_to_read_but_is_not_here_is_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("ICH_NODE_MODEL__BUNDLES", f'["{SHIPPED}", "absent"]')
+    assert run("list", "--json") == 1
+    listed = json.loads(capsys.readouterr().out)
+    assert listed.keys() == {SHIPPED, "absent"}
+    assert "error" not in listed[SHIPPED]
+    assert "there is no bundle 'absent'" in listed["absent"]["error"]
+    assert run("list") == 1
+    first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert first_words[:3] == ["Name", "reads", "absent"]
+
+
+@pytest.mark.parametrize("named", CANNOT_READ)
+def test_bundle_that_cannot_read_is_a_fault(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str], named: str
+):
+    """The hash is right: only loading it shows."""
+    assert run("install", str(make_bundle(tmp_path / "b", **CANNOT_READ[named]))) == 2
+    assert re.search(named, capsys.readouterr().err)
+    assert not list(data_dir.glob("models/*"))
+    make_bundle(data_dir / "models" / "small", **CANNOT_READ[named])
+    assert run("verify", "small") == 1
+    assert re.search(named, capsys.readouterr().err)
+
+
+def test_doctor_loads_the_bundles_that_read(tmp_path: Path):
+    settings = Settings(data_dir=tmp_path, model=ModelSettings(bundles=("small",)))
+    folder = make_bundle(settings.bundles_dir / "small")
+    assert checks._model(settings)[0]
+    about = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(about | {"architecture": "no-such-net"}))
+    with pytest.raises(ConfigurationError, match=r"small/bundle\.json: key 'architecture'"):  # a failed check
+        checks._model(settings)
 
 
 def test_import_says_what_was_not_chosen(checkpoint: str, data_dir: Path, capsys: pytest.CaptureFixture[str]):
@@ -153,6 +198,22 @@ def test_document_shows_what_the_commands_print(
 def test_looking_for_commands_loads_no_torch():
     code = "import sys, ich_node.cli, ich_node.cli.models; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("--sensitive", "0.9", "--high-confidence", "0.5"), "--sensitive"),
+        (("--sensitive", "nan", "--high-confidence", "0.5"), "--sensitive"),
+        (("--version", " "), "--version"),
+        (("--name", "a b"), "--name"),
+    ],
+)
+def test_option_of_an_import_is_named(
+    checkpoint: str, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], option: str
+):
+    assert run("import", "vicar", checkpoint, *arguments) == 2
+    assert option in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -392,7 +392,7 @@ def test_another_run_can_be_asked_for(database: Database) -> None:
     assert take(database, 5) == [STUDY]
     claimed = must_claim(database, seconds=6)
     assert claimed.reprocess is not None
-    assert (claimed.reprocess.series_instance_uid, claimed.reprocess.model) == (SERIES, "other")
+    assert (claimed.reprocess.series_instance_uid, claimed.reprocess.models) == (SERIES, ("other",))
     assert [s.series_instance_uid for s in claimed.series] == [SERIES]
     finish(database, claimed, seconds=7, run=2)
     assert take(database, 1e6) == []
@@ -408,7 +408,7 @@ def test_another_run_asked_for_during_a_reading_follows_it(database: Database) -
     assert take(database, 3) == [STUDY]
     again = must_claim(database, seconds=4)
     assert again.reprocess is not None
-    assert again.reprocess.model == "other"
+    assert again.reprocess.models == ("other",)
     ask_again(database, 5, model="a third")
     finish(database, again, seconds=6, run=2)
     assert take(database, 6) == [STUDY]

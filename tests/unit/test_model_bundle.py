@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
@@ -23,14 +24,17 @@ from ich_node.model.bundle import (
     identification,
     localization,
     members,
+    prove_bundle,
     read_description,
     typed_section,
     verify_bundle,
 )
+from ich_node.model.bundle_section import Count, Limits, Positive, Share
 from ich_node.model.decision import DecisionConfig
 from ich_node.model.predict import load_predictor
 from ich_node.model.preprocess import PreprocessConfig
-from ich_node.model.vicar_mil import VicarMil, VicarMilConfig
+from ich_node.model.vicar_mil import VicarMil, VicarMilConfig, VicarMilSystem
+from tests.system_bundles import ARCHITECTURES, write_system_bundle
 from training.evaluate import Points
 from training.make_bundle import write_bundle
 from training.train_vicar import TrainingConfig
@@ -120,6 +124,20 @@ def test_a_pickle_is_never_opened(bundle: Path, tmp_path: Path):
         (lambda d: d.update(localization=[]), "localization"),
         (lambda d: d["decision"].update(rule="sum"), "decision.rule"),
         (lambda d: d["decision"].update(scale=float("inf")), "decision.scale"),
+        (lambda d: d["decision"].update(scale=0), "decision.scale"),
+        (lambda d: d["decision"].update(scale=-1), "decision.scale"),
+        (lambda d: d["decision"].update(class_scale=[-1], class_offset=[0]), "decision.class_scale"),
+        (lambda d: d["operating_points"].update(sensitive=10**400), "operating_points.sensitive"),
+        (lambda d: d["config"].update(widths=[]), "'config'.*widths is empty"),
+        (lambda d: d["config"].update(widths=[4, 0]), "config.widths"),
+        (lambda d: d["config"].update(in_channels=4), "preprocessing.windows_hu.*in_channels"),
+        (lambda d: d["config"].update(dropout=2), "config.dropout"),
+        (lambda d: d["config"].update(dropout=-0.1), "config.dropout"),
+        (lambda d: d["preprocessing"].update(size=0), "preprocessing.size"),
+        (lambda d: d["preprocessing"].update(pitch_mm=-1), "preprocessing.pitch_mm"),
+        (lambda d: d["preprocessing"].update(pitch_mm=0), "preprocessing.pitch_mm"),
+        (lambda d: d["preprocessing"].update(windows_hu=[[40, 80]]), "preprocessing.windows_hu"),
+        (lambda d: d["preprocessing"].update(windows_hu=[[40, 80], [50, 0]]), "preprocessing.windows_hu"),
     ],
 )
 def test_wrong_description_is_refused_with_file_and_key(
@@ -129,6 +147,85 @@ def test_wrong_description_is_refused_with_file_and_key(
     with pytest.raises(ConfigurationError, match=named) as refused:
         load_predictor(bundle)
     assert str(bundle) in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small bundle of each system, which can be loaded."""
+    root = tmp_path_factory.mktemp("sound")
+    made = {name: write_system_bundle(root / name, name) for name in ARCHITECTURES}
+    for folder in made.values():
+        load_predictor(folder, "cpu")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("architecture", "section", "key", "value"),
+    [
+        ("he-fusion", "preprocessing", "size", 20),
+        ("he-fusion", "preprocessing", "size", 0),
+        ("he-fusion", "preprocessing", "pitch_mm", -1.0),
+        ("he-fusion", "config", "reduction", 0),
+        ("he-fusion", "config", "width", -1.0),
+        ("he-fusion", "config", "dropout", 1.5),
+        ("radnet", "config", "growth", -1),
+        ("radnet", "config", "lstm_layers", 0),
+        ("radnet", "config", "dropout", 2),
+        ("radnet", "preprocessing", "size", 0),
+        ("radnet", "preprocessing", "pitch_mm", 0),
+        ("radnet", "preprocessing", "window_hu", [40, 0]),
+        ("burduja", "config", "backbone", "resnext15_2x4d"),
+        ("burduja", "config", "backbone", "no network"),
+        ("burduja", "config", "selected", 0),
+        ("burduja", "config", "selected", 10**6),
+        ("burduja", "config", "dropout", 2),
+        ("burduja", "config", "hidden", 0),
+        ("burduja", "preprocessing", "size", -4),
+        ("burduja", "preprocessing", "pitch_mm", -1),
+        ("burduja", "preprocessing", "windows_hu", [[40, 80], [80, 200]]),
+        ("burduja", "preprocessing", "mean", [0.5]),
+        ("burduja", "preprocessing", "std", [0.5, 0.5, 0.5, 0.5]),
+        ("burduja", "preprocessing", "std", [0.5, 0.5, 0]),
+        ("vicar-published", "preprocessing", "size", 0),
+    ],
+)
+def test_values_that_nothing_can_be_read_with(
+    sound: dict[str, Path], tmp_path: Path, architecture: str, section: str, key: str, value: Any
+):
+    folder = Path(shutil.copytree(sound[architecture], tmp_path / architecture))
+    edit(folder, lambda d: d[section].update({key: value}))
+    with pytest.raises(ConfigurationError, match=rf"key '{section}") as refused:
+        load_predictor(folder, "cpu")
+    said = str(refused.value)
+    assert said.startswith(f"{folder / 'bundle.json'}: ")
+    assert key in said or str(value) in said
+
+
+def test_no_network_is_made_before_the_weights_are_known(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    made: list[VicarMilConfig] = []
+    monkeypatch.setattr(VicarMilSystem, "network", staticmethod(made.append))
+    weights = bundle / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    with pytest.raises(ConfigurationError, match="weights_sha256"):
+        load_predictor(bundle, "cpu")
+    assert not made
+
+
+def test_whatever_a_network_raises_names_file_and_key(bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    def fails(_config: VicarMilConfig) -> VicarMil:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(VicarMilSystem, "network", staticmethod(fails))
+    with pytest.raises(ConfigurationError, match=r"bundle\.json: key 'config': .*ZeroDivisionError: by zero"):
+        load_predictor(bundle, "cpu")
+
+
+def test_proof_loads_what_verifying_only_hashes(bundle: Path):
+    assert prove_bundle(bundle) == verify_bundle(bundle)
+    edit(bundle, lambda d: d.update(architecture="no-such-net"))
+    verify_bundle(bundle)
+    with pytest.raises(ConfigurationError, match=r"bundle\.json: key 'architecture'"):
+        prove_bundle(bundle)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\x00", '{"a":' * 100_000])
@@ -209,6 +306,10 @@ class Section:
     windows: tuple[tuple[float, float], ...] = ()
     subtype: IchSubtype = IchSubtype.ANY
     maybe: float | None = None
+    counts: tuple[Count, ...] = (1,)
+    share: Share = 0.0
+    positive: Positive = 1.0
+    some: Annotated[int, Limits(least=2, most=4)] = 2
 
     def __post_init__(self) -> None:
         if self.whole < 0:
@@ -230,6 +331,8 @@ def test_section_takes_what_json_gives():
     assert type(made.windows[0][0]) is float
     assert isinstance(made.subtype, IchSubtype)
     assert section(maybe=2) == Section(maybe=2.0)
+    assert section(share=1, positive=1e-9, some=4) == Section(share=1.0, positive=1e-9, some=4)
+    assert type(section(share=1).share) is float
     assert section() == Section()
 
 
@@ -263,6 +366,14 @@ def test_section_takes_what_json_gives():
         ("windows", [[40.0, 80.0, 1.0]]),
         ("subtype", "thalamic"),
         ("maybe", "none"),
+        ("counts", [1, 0]),
+        ("counts", [1.5]),
+        ("share", -1e-9),
+        ("share", 1.1),
+        ("share", True),
+        ("positive", 0),
+        ("some", 1),
+        ("some", 5),
     ],
 )
 def test_section_refuses_what_is_unknown_or_of_the_wrong_kind(key: str, value: Any):

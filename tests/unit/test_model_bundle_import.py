@@ -16,7 +16,7 @@ import torch
 from ich_node.errors import ConfigurationError
 from ich_node.findings import OperatingPoints
 from ich_node.model.bundle import find_bundle, read_description, typed_section, verify_bundle
-from ich_node.model.bundle_import import ImportTerms, import_burduja, import_vicar
+from ich_node.model.bundle_import import ImportTerms, import_burduja, import_vicar, read_checkpoint
 from ich_node.model.predict import load_predictor
 from ich_node.model.vicar_published import PublishedDetector, VicarPublished, VicarPublishedConfig
 from ich_node.model.weights import load_networks
@@ -52,7 +52,7 @@ def test_checkpoint_becomes_a_bundle_with_its_tensors(
     about = read_description(folder)
     assert about["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert typed_section(PublishedDetector, about["localization"], folder, "localization") == detector
-    (loaded,) = load_networks(folder, about, [VicarPublished(VicarPublishedConfig(pooling=pooling))])
+    (loaded,) = load_networks(folder, about, lambda: VicarPublished(VicarPublishedConfig(pooling=pooling)))
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, state[name]), name
     dead = {n for n in state if n not in loaded.state_dict()}
@@ -97,6 +97,7 @@ def without_dead(state: State) -> State:
     [
         (lambda s: {f"module.{n}": t for n, t in s.items()}, {}),
         (lambda s: {"state_dict": s, "epoch": 29}, {}),
+        (lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}}, "epoch": 3}, {}),
         (lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": [{"lr": 1e-4}]}}, {}),
         (lambda s: {n: t.double() if t.is_floating_point() else t for n, t in s.items()}, {}),
         (without_counts, {}),
@@ -109,8 +110,8 @@ def test_checkpoints_in_other_wrappings_give_the_same_weights(
 ):
     def weights(state: Any, into: str, **options: Any) -> State:
         made = import_vicar(saved(state, tmp_path, **options), tmp_path / into)
-        network = VicarPublished(VicarPublishedConfig())
-        load_networks(made.folder, read_description(made.folder), [network])
+        about = read_description(made.folder)
+        (network,) = load_networks(made.folder, about, lambda: VicarPublished(VicarPublishedConfig()))
         return {n: t for n, t in network.state_dict().items() if "num_batches" not in n}
 
     plain = weights(vicar_checkpoint("attention"), "plain")
@@ -132,6 +133,18 @@ def test_checkpoints_in_other_wrappings_give_the_same_weights(
         (lambda s: s.update({"conv_final.bias": torch.zeros(1)}), r"'conv_final\.bias' is not part"),
         (lambda s: s.update({"layers.6.conv.bias": [0.0] * 24}), r"'layers\.6\.conv\.bias' is no tensor"),
         (lambda s: s.update({5: torch.zeros(1)}), r"5 is no tensor"),
+        (
+            lambda s: s.update({"layers.6.conv.bias": torch.zeros(24).to_sparse()}),
+            r"'layers\.6\.conv\.bias' is no plain tensor \(torch\.sparse_coo",
+        ),
+        (
+            lambda s: s.update({"layers.6.conv.bias": torch.zeros(24, device="meta")}),
+            r"'layers\.6\.conv\.bias' is no plain tensor \(torch\.strided on meta",
+        ),
+        (
+            lambda s: s.update({"module.layers.6.conv.bias": torch.zeros(24)}),
+            r"'layers\.6\.conv\.bias' is there with and without",
+        ),
         (lambda s: s.clear(), r"holds no tensors"),
     ],
 )
@@ -145,6 +158,16 @@ def test_what_is_not_the_published_network_is_named(
         import_vicar(file, tmp_path / "models")
     assert str(file) in str(refused.value)
     assert not any((tmp_path / "models").glob("*"))
+
+
+def test_two_names_of_one_tensor_are_two_tensors(tmp_path: Path):
+    state = vicar_checkpoint("attention")
+    state["layers.5.conv.bias"] = state["layers.4.conv.bias"]
+    made = import_vicar(saved(state, tmp_path), tmp_path / "models")
+    about = read_description(made.folder)
+    (network,) = load_networks(made.folder, about, lambda: VicarPublished(VicarPublishedConfig()))
+    for name in ("layers.4.conv.bias", "layers.5.conv.bias"):
+        assert torch.equal(network.state_dict()[name], state["layers.4.conv.bias"])
 
 
 class Bomb:
@@ -174,6 +197,22 @@ def test_other_files_are_no_checkpoints(tmp_path: Path, content: bytes):
     file.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"model\.pt: "):
         import_vicar(file, tmp_path / "models")
+
+
+def test_damaged_checkpoints_of_the_old_format(tmp_path: Path):
+    """Whatever byte is wrong: a message or an import, never another error."""
+    state = {"a": torch.arange(6.0), "b": torch.arange(4)}
+    whole = saved(state, tmp_path, _use_new_zipfile_serialization=False).read_bytes()
+    file, refused = tmp_path / "damaged.pt", []
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        try:
+            read_checkpoint(file)
+        except ConfigurationError as error:
+            refused.append(error)
+    assert len(refused) > len(whole) / 2
+    assert all(str(file) in str(error) for error in refused)
+    assert any(isinstance(error.__cause__, AssertionError) for error in refused)
 
 
 def test_truncated_checkpoint(tmp_path: Path):

@@ -6,29 +6,50 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from ich_node.errors import ConfigurationError
 from ich_node.model import bundle_install
 from ich_node.model.bundle import SHIPPED, find_bundle, verify_bundle
 from ich_node.model.bundle_install import install_bundle
+from ich_node.model.vicar_mil import VicarMil, VicarMilConfig
 
 FILES = ("bundle.json", "model.safetensors", "MODEL_CARD.md")
 
 
-def make_bundle(folder: Path, name: str = "small", version: str = "1", weights: bytes = b"weights") -> Path:
-    """A bundle whose weights are only bytes: nothing here loads them."""
+@lru_cache
+def small_weights(seed: int) -> bytes:
+    """Of one small network with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = VicarMil(VicarMilConfig(widths=(2, 2), attention_width=2))
+    return save({f"0.{name}": tensor for name, tensor in network.state_dict().items()})
+
+
+WEIGHTS, OTHER = small_weights(0), small_weights(1)
+
+
+def make_bundle(
+    folder: Path, name: str = "small", version: str = "1", weights: bytes = WEIGHTS, **said: Any
+) -> Path:
+    """A bundle that can read, unless the weights are others or what is said of it is wrong."""
     folder.mkdir(parents=True)
     about = json.loads((SHIPPED / "vicar-attention-v1" / "bundle.json").read_text())
     about |= {"name": name, "version": version, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    about |= {"config": {"widths": [2, 2], "attention_width": 2}} | said
     (folder / "bundle.json").write_text(json.dumps(about))
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "MODEL_CARD.md").write_text(f"# {name}\n")
@@ -217,6 +238,51 @@ def test_truncated_archives(tmp_path: Path, pack: Callable[[Path], Path]):
             install_bundle(source, tmp_path / "models")
 
 
+def test_corrupt_lzma_in_a_zip(tmp_path: Path):
+    bundle, file = make_bundle(tmp_path / "b"), tmp_path / "bundle.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
+        archive.write(bundle / "bundle.json", "bundle.json")
+    content = bytearray(file.read_bytes())
+    at = content.index(b"bundle.json") + len("bundle.json")
+    content[at + 4] = 0xFF  # the properties: literal and position bits that LZMA does not have
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"bundle\.zip: cannot be read as a zip archive") as refused:
+        install_bundle(file, tmp_path / "models")
+    assert isinstance(refused.value.__cause__, lzma.LZMAError)
+    assert nothing_installed(tmp_path / "models")
+
+
+def test_chained_extended_headers_of_a_tar(tmp_path: Path):
+    """Each is read while the one before is: 3,000 are deeper than Python goes."""
+    record = b"13 comment=x\n"
+    entry = tarfile.TarInfo("PaxHeaders/x")
+    entry.type, entry.size = tarfile.XHDTYPE, len(record)
+    file = tmp_path / "bundle.tar"
+    file.write_bytes((entry.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0")) * 3000 + bytes(1024))
+    with pytest.raises(ConfigurationError, match=r"bundle\.tar: cannot be read as a tar archive"):
+        install_bundle(file, tmp_path / "models")
+    assert nothing_installed(tmp_path / "models")
+
+
+CANNOT_READ: dict[str, dict[str, Any]] = {
+    "'architecture'": {"architecture": "no-such-net"},
+    "tensor .* expected": {"config": {"widths": [4, 4], "attention_width": 2}},
+    "'decision.rule'": {"decision": {"rule": "nonesuch"}},
+    "'config': widths is empty": {"config": {"widths": []}},
+}
+"""Bundles of sound weights that nothing can be done with, by what has to be said of them."""
+
+
+@pytest.mark.parametrize("named", CANNOT_READ)
+@pytest.mark.parametrize("pack", [lambda b: b, zipped])
+def test_bundle_that_cannot_read(tmp_path: Path, pack: Callable[[Path], Path], named: str):
+    source = pack(make_bundle(tmp_path / "b", **CANNOT_READ[named]))
+    with pytest.raises(ConfigurationError, match=named) as refused:
+        install_bundle(source, tmp_path / "models")
+    assert str(source) in str(refused.value)
+    assert nothing_installed(tmp_path / "models")
+
+
 def test_encrypted_zip(tmp_path: Path):
     file = zipped(make_bundle(tmp_path / "b"))
     content = bytearray(file.read_bytes())
@@ -246,20 +312,20 @@ def test_bundle_that_does_not_verify(tmp_path: Path, pack: Callable[[Path], Path
 def test_another_bundle_of_the_name_stays_unless_it_is_to_be_replaced(tmp_path: Path):
     into = tmp_path / "models"
     install_bundle(make_bundle(tmp_path / "one", version="1"), into)
-    other = make_bundle(tmp_path / "two", version="2", weights=b"other")
+    other = make_bundle(tmp_path / "two", version="2", weights=OTHER)
     with pytest.raises(ConfigurationError, match=r"small 1 is installed.*small 2; --replace"):
         install_bundle(other, into)
-    assert (into / "small" / "model.safetensors").read_bytes() == b"weights"
+    assert (into / "small" / "model.safetensors").read_bytes() == WEIGHTS
     made = install_bundle(other, into, replace=True)
     assert (made.version, made.replaced) == ("2", "1")
-    assert (into / "small" / "model.safetensors").read_bytes() == b"other"
+    assert (into / "small" / "model.safetensors").read_bytes() == OTHER
     assert [p.name for p in into.iterdir()] == ["small"]
 
 
 def test_same_version_with_other_weights_is_another_bundle(tmp_path: Path):
     install_bundle(make_bundle(tmp_path / "one"), tmp_path / "models")
     with pytest.raises(ConfigurationError, match="is not the same"):
-        install_bundle(make_bundle(tmp_path / "two", weights=b"weighty"), tmp_path / "models")
+        install_bundle(make_bundle(tmp_path / "two", weights=OTHER), tmp_path / "models")
 
 
 def test_what_is_there_already_is_left_alone(tmp_path: Path):
@@ -281,7 +347,7 @@ def test_damaged_bundle_is_replaced(tmp_path: Path):
 def test_failure_while_replacing_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     into = tmp_path / "models"
     install_bundle(make_bundle(tmp_path / "one"), into)
-    other = make_bundle(tmp_path / "two", version="2", weights=b"other")
+    other = make_bundle(tmp_path / "two", version="2", weights=OTHER)
     verify = bundle_install.verify_bundle
 
     def disk_fails(folder: Path) -> str:
@@ -292,7 +358,7 @@ def test_failure_while_replacing_leaves_what_was_there(tmp_path: Path, monkeypat
     monkeypatch.setattr(bundle_install, "verify_bundle", disk_fails)
     with pytest.raises(ConfigurationError, match="weights_sha256"):
         install_bundle(other, into, replace=True)
-    assert (into / "small" / "model.safetensors").read_bytes() == b"weights"
+    assert (into / "small" / "model.safetensors").read_bytes() == WEIGHTS
     assert [p.name for p in into.iterdir()] == ["small"]
 
 

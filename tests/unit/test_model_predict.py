@@ -166,3 +166,25 @@ def test_shipped_card_says_what_it_must():
     for key in ("slice_auc", "scan_auc"):
         assert f"{metrics[key]['value']:.3f}" in card
     assert (folder / "model.safetensors").stat().st_size < 30_000_000
+
+
+def test_a_slice_that_the_mask_lost_breaks_no_run(monkeypatch: pytest.MonkeyPatch):
+    """Three consecutive slices of those that show the inside of the skull, as RADnet's rule means it."""
+    from ich_node.model.decision import DecisionConfig
+    from ich_node.model.system import Head, Scores
+
+    reader = load_predictor(device="cpu")
+    head = phantom(500, KINDS[0])
+    lost = 14
+    inside = tuple(i for i in range(8, 22) if i != lost)
+    logits = np.full((len(head.hu), 1), -np.inf)
+    logits[list(inside)] = -9.0
+    logits[[12, 13, 15, 16]] = 5.0
+    monkeypatch.setattr(Head, "inside", inside)
+    monkeypatch.setattr(reader.system, "score", lambda _head: Scores(logits=logits))
+    monkeypatch.setattr(
+        reader.system, "maps", lambda *_: {IchSubtype.ANY: np.zeros(head.hu.shape[1:], np.float32)}
+    )
+    monkeypatch.setattr(reader, "_decision", DecisionConfig(rule="consecutive3"))
+    assert reader.predict(head.hu, head.spacing_mm).suspicion > 0.99
+    assert reader.predict(head.hu, head.spacing_mm).slices[lost].probabilities[IchSubtype.ANY] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -392,6 +393,117 @@ def test_a_reading_that_still_holds_does_not_hide_a_bundle_that_cannot_be_loaded
         "one is damaged",
         "MEDIUM",
     )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_crash_in_one_model_loses_nothing_of_another(node: Node, phantom: HeadPhantom, order: int) -> None:
+    def crash() -> None:
+        raise RuntimeError("out of something")
+
+    node = several(node, "one", "two")
+    uid = arrive(node, phantom_series(phantom))
+    predictors = [ScriptedPredictor(instead=crash, name="one"), ScriptedPredictor(0.9, name="two")][::order]
+    assert read_due_study(node, uid, lambda _name: predictors)
+    report = show(node, uid)
+    assert (report["state"], report["reason"], report["priority"]) == ("FAILED", "INTERNAL_ERROR", "STAT")
+    assert "one: RuntimeError" in report["reason_detail"]
+    assert "out of something" not in report["reason_detail"]
+
+
+def test_a_run_of_another_model_neither_makes_a_study_read_nor_undoes_it(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    def give_nan() -> None:
+        raise StudyRejected(RejectionReason.INVALID_MODEL_OUTPUT, "not a number")
+
+    node = several(node, "one")
+    uid = arrive(node, phantom_series(phantom))
+    read_due_study(node, uid, lambda _name: [ScriptedPredictor(instead=give_nan, name="one")])
+    assert (show(node, uid)["state"], show(node, uid)["reason"]) == ("FAILED", "INVALID_MODEL_OUTPUT")
+    ask_for(node, uid, model="trial")
+    read_due_study(node, uid, lambda _name: [ScriptedPredictor(0.1, name="trial")])
+    report = show(node, uid)
+    assert (report["state"], report["reason"], report["priority"]) == (
+        "FAILED",
+        "INVALID_MODEL_OUTPUT",
+        "MEDIUM",
+    )
+    assert [r["model_name"] for r in report["readings"]] == ["trial"]
+    ask_for(node, uid)
+    read_due_study(node, uid, lambda _name: [ScriptedPredictor(0.1, name="one")])
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("READ", "ROUTINE")
+    for instead in (give_nan, lambda: 1 / 0):
+        ask_for(node, uid, model="trial")
+        read_due_study(node, uid, lambda _name, what=instead: [ScriptedPredictor(instead=what, name="trial")])
+        assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("READ", "ROUTINE")
+
+
+def test_one_of_two_models_read_again_does_not_hide_that_the_other_failed(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    def give_nan() -> None:
+        raise StudyRejected(RejectionReason.INVALID_MODEL_OUTPUT, "not a number")
+
+    node = several(node, "one", "two")
+    uid = arrive(node, phantom_series(phantom))
+    one, two = ScriptedPredictor(0.1, name="one"), ScriptedPredictor(instead=give_nan, name="two")
+    read_due_study(node, uid, lambda _name: [one, two])
+    ask_for(node, uid, model="one")
+    read_due_study(node, uid, lambda _name: [one])
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("FAILED", "MEDIUM")
+    ask_for(node, uid, model="two")
+    read_due_study(node, uid, lambda _name: [ScriptedPredictor(0.1, name="two")])
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("READ", "ROUTINE")
+
+
+def test_images_that_come_before_a_trial_run_are_read_by_all_models(node: Node, phantom: HeadPhantom) -> None:
+    node = several(node, "one")
+    images = phantom_series(phantom)
+    uid = arrive(node, images[:-4])
+    one = ScriptedPredictor(0.1, name="one")
+    read_due_study(node, uid, lambda _name: [one])
+    ask_for(node, uid, model="trial")
+    arrive(node, images)
+    read_due_study(node, uid, lambda name: [ScriptedPredictor(0.1, name="trial") if name else one])
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("RECEIVING", "MEDIUM")
+    one.suspicion = 0.9
+    read_due_study(node, uid, lambda name: [ScriptedPredictor(0.1, name="trial") if name else one])
+    assert one.calls == 2
+    assert (show(node, uid)["state"], show(node, uid)["priority"]) == ("READ", "STAT")
+
+
+def test_requests_that_wait_are_joined(node: Node, phantom: HeadPhantom) -> None:
+    node = several(node, "one")
+    uid = arrive(node, phantom_series(phantom))
+    names: list[str | None] = []
+
+    def load(name: str | None) -> list[ScriptedPredictor]:
+        names.append(name)
+        if len(names) == 2:  # while it runs, another request
+            ask_for(node, uid, model="d")
+        return [ScriptedPredictor(0.1, name=name or "one")]
+
+    read_due_study(node, uid, load)
+    names.clear()
+    for model in ("a", "b", None, "a"):
+        ask_for(node, uid, model=model)
+    read_due_study(node, uid, load)
+    assert names == ["a", "b", None]
+    read_due_study(node, uid, load)
+    assert names[3:] == ["d"]
+    assert read_due_study(node, uid, load) is False
+    assert sorted(r["model_name"] for r in show(node, uid)["readings"]) == ["a", "b", "d", "one", "one"]
+
+
+def test_a_change_of_the_operating_points_makes_another_reading(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    predictor = ScriptedPredictor(0.6)
+    assert read(node, uid, predictor)["priority"] == "HIGH"
+    arrive(node, localizer_series(phantom))
+    predictor.algorithm = dataclasses.replace(
+        predictor.algorithm, operating_points=OperatingPoints(high_confidence=0.55, sensitive=0.5)
+    )
+    assert read(node, uid, predictor)["priority"] == "STAT"
 
 
 def test_reprocessing_a_series_that_cannot_be_read_says_why(node: Node, phantom: HeadPhantom) -> None:
