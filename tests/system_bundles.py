@@ -181,11 +181,11 @@ def _fitted(architecture: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]
 def _random_system(architecture: str) -> System:
     kind, small = find_system(architecture), SMALL[architecture]
     folder = Path(architecture)  # for the messages
-    config: Any = typed_section(kind.config_type, small.config, folder, "config")
+    config: Any = typed_section(kind.config_type, small.config, folder / "bundle.json", "config")
     execution = Execution(device="cpu")
     networks = tuple(execution.place(kind.network(config)) for _ in range(small.members))
-    preprocessing: Any = typed_section(kind.preprocessing_type, small.preprocessing, folder, "preprocessing")
-    localization: Any = typed_section(kind.localization_type, small.localization, folder, "localization")
+    preprocessing: Any = typed_section(kind.preprocessing_type, small.preprocessing, folder / "bundle.json", "preprocessing")
+    localization: Any = typed_section(kind.localization_type, small.localization, folder / "bundle.json", "localization")
     return kind(networks, config, preprocessing, localization, execution)
 
 

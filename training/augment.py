@@ -36,15 +36,18 @@ def augment(
     Parameters
     ----------
     hu
-        (batch, size + margin, size + margin) float32, HU.
+        (batch, planes, size + margin, size + margin) float32, HU; without planes where there is one.
     masks
         (batch, masks, size + margin, size + margin) float32, 0 to 1, moved as the image is.
 
     Returns
     -------
     tuple of torch.Tensor
-        (batch, size, size) float32 HU and (batch, masks, size, size) float32.
+        (batch, planes, size, size) float32 HU, as given, and (batch, masks, size, size) float32.
     """
+    if hu.ndim == 3:
+        one, moved = augment(hu[:, None], masks, size, config, generator)
+        return one[:, 0], moved
     batch = len(hu)
 
     def draw(reach: float) -> torch.Tensor:
@@ -52,7 +55,7 @@ def augment(
 
     grid = _grid(batch, hu.shape[-1], size, config, draw)
     # air beyond the border: shifting by it makes grid_sample's zero padding mean it
-    moved = functional.grid_sample(hu[:, None] + 1000, grid, align_corners=False) - 1000
+    moved = functional.grid_sample(hu + 1000, grid, align_corners=False) - 1000
     moved_masks = functional.grid_sample(masks, grid, align_corners=False)
     blurred = functional.avg_pool2d(functional.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, 1)
     strength = draw(config.sharpen).view(-1, 1, 1, 1)
@@ -64,7 +67,7 @@ def augment(
     )
     sigma = (torch.rand(batch, generator=generator) * config.noise_hu).view(-1, 1, 1, 1)
     out = out + torch.randn(out.shape, generator=generator) * sigma
-    return out[:, 0], moved_masks
+    return out, moved_masks
 
 
 def centre_crop(x: torch.Tensor, size: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ that the radiologists labelled probably is. What was trained or measured with it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,12 @@ import torch
 from scipy import ndimage
 from torch import nn
 from torch.nn import functional
+
+from ich_node.model.intracranial import intracranial_mask
+from training.cuts import Taught, plain_name
+from training.scan import PRESENT, Scan
+
+logger = logging.getLogger(__name__)
 
 CITATION = (
     "Monteiro et al., Multiclass semantic segmentation and quantification of traumatic brain injury lesions on head "
@@ -100,6 +107,62 @@ class DeepMedic(nn.Module):
         return out
 
 
+class BlastCt:
+    """The teacher of `training.cuts.load_cuts`: asks the networks once per scan and keeps what they say.
+
+    Parameters
+    ----------
+    weights
+        Folder with ``model_*.pt``.
+    cache
+        Where likelihoods are kept, a file per scan.
+    """
+
+    def __init__(self, weights: Path, cache: Path) -> None:
+        files = teacher_files(weights)
+        self.weights = weights
+        self.name = f"blast-ct-v1-{len(files)}"
+        self.folder = cache / self.name
+
+    def __call__(self, scan: Scan) -> Taught | None:
+        """Likelihood on the slices of a patient that are labelled positive; None where there are none."""
+        slices = np.flatnonzero(scan.labels[:, 0] == PRESENT)
+        if scan.synthetic or not len(slices):
+            return None
+        file = self.folder / f"{plain_name(scan.source)}-{plain_name(scan.scan_id)}.npz"
+        if not file.is_file():
+            self._ask(scan, slices, file)
+        with np.load(file, allow_pickle=False) as arrays:
+            return Taught(slices=arrays["slices"], likelihood=arrays["likelihood"], pitch_mm=1.0)
+
+    def _ask(self, scan: Scan, slices: npt.NDArray[np.int64], file: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        volume = scan.read()
+        mask = intracranial_mask(volume.hu, volume.spacing_mm)
+        inside = np.stack([mask.on_source_grid(i) for i in range(len(volume.hu))])
+        likelihood = blood_likelihood(
+            load_teachers(self.weights), volume.hu, volume.spacing_mm, inside, slices.tolist()
+        )
+        temporary = file.with_suffix(".tmp.npz")
+        np.savez_compressed(temporary, slices=slices, likelihood=likelihood)
+        temporary.replace(file)
+        logger.info("%s: %d slices of %s taught", self.name, len(slices), scan.scan_id)
+
+
+def teacher_files(folder: Path) -> list[Path]:
+    """Weights of the networks in a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are none.
+    """
+    files = sorted(folder.glob("model_*.pt"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no model_*.pt of BLAST-CT")
+    return files
+
+
 def load_teachers(folder: Path) -> list[DeepMedic]:
     """Load every ``model_*.pt`` of a folder.
 
@@ -108,11 +171,8 @@ def load_teachers(folder: Path) -> list[DeepMedic]:
     FileNotFoundError
         There is none.
     """
-    files = sorted(folder.glob("model_*.pt"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no model_*.pt of BLAST-CT")
     teachers = []
-    for file in files:
+    for file in teacher_files(folder):
         network = DeepMedic()
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         teachers.append(network.eval())

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from ich_node.errors import ConfigurationError
 
 T = TypeVar("T")
-_DESCRIPTION_FILE = "bundle.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,8 @@ class _Unfit(Exception):
     """What a value has to be, said in words."""
 
 
-def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, section: str) -> T:
-    """Make a configuration from a section of a bundle's description.
+def typed_section(kind: type[T], values: Mapping[str, Any], file: Path, section: str) -> T:
+    """Make a configuration from a section of a bundle's description, or of another file of such sections.
 
     Parameters
     ----------
@@ -56,8 +55,8 @@ def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, sectio
         `StrEnum`, a number with `Limits`, tuples of these, or one of these or ``None``.
     values
         The section as JSON gave it.
-    folder, section
-        Of the bundle, and where the section is: for the messages.
+    file, section
+        Where the section is: for the messages.
 
     Returns
     -------
@@ -71,7 +70,6 @@ def typed_section(kind: type[T], values: Mapping[str, Any], folder: Path, sectio
         that its field knows; or the dataclass itself refuses what it was given. The message names file and key. A
         boolean is no number.
     """
-    file = folder / _DESCRIPTION_FILE
     if not isinstance(values, Mapping):
         raise ConfigurationError(f"{file}: key {section!r} has to be an object")
     hints = get_type_hints(kind, include_extras=True)

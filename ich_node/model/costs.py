@@ -96,9 +96,12 @@ def bundle_costs(bundle: Path) -> Costs:
         description["name"],
         description["architecture"],
         system,
-        bundles.typed_section(system.config_type, values, bundle, "config"),
+        bundles.typed_section(system.config_type, values, bundle / bundles.DESCRIPTION_FILE, "config"),
         bundles.typed_section(
-            system.preprocessing_type, description["preprocessing"], bundle, "preprocessing"
+            system.preprocessing_type,
+            description["preprocessing"],
+            bundle / bundles.DESCRIPTION_FILE,
+            "preprocessing",
         ),
         bundles.members(bundle, description),
     )

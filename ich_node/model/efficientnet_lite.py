@@ -90,6 +90,55 @@ class InvertedResidual(nn.Module):
         return h
 
 
+def _blocks(stages: tuple[tuple[int, int, int, int, int], ...]) -> nn.ModuleList:
+    blocks, before = [], _STEM
+    for count, kernel, stride, expansion, channels in stages:
+        for number in range(count):
+            blocks.append(InvertedResidual(before, channels, kernel, stride if number == 0 else 1, expansion))
+            before = channels
+    return nn.ModuleList(blocks)
+
+
+def _begin_random(network: nn.Module) -> None:
+    """Random weights of He et al. 2015."""
+    for module in network.modules():
+        if isinstance(module, SameConv2d):
+            # kaiming_normal_ takes a depthwise convolution for a full one
+            fan_out = module.out_channels * module.kernel_size[0] ** 2 / module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+
+class LitePyramid(nn.Module):
+    """The network without its last stage and head: feature maps at four scales of any number of input channels.
+
+    Parameters
+    ----------
+    channels
+        Of the input.
+    """
+
+    widths = (24, 40, 112, 192)
+    """Channels of the maps at a quarter, an eighth, a sixteenth and a thirty-second of the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self._conv_stem = SameConv2d(channels, _STEM, 3, 2, 1)
+        self._bn0 = _batch_norm(_STEM)
+        self._blocks = _blocks(_STAGES[:-1])
+        _begin_random(self)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(batch, channels, h, w) to four maps, the finest first."""
+        h = functional.relu6(self._bn0(self._conv_stem(x)))  # (batch, 32, h/2, w/2)
+        ends = {2: 0, 4: 1, 10: 2, 14: 3}  # the last block of each scale
+        found = []
+        for number, block in enumerate(self._blocks):
+            h = block(h)
+            if number in ends:
+                found.append(h)
+        return found
+
+
 class EfficientNetLite0(nn.Module):
     """The network, with random weights (He et al. 2015).
 
@@ -106,22 +155,12 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         self._conv_stem = SameConv2d(3, _STEM, 3, 2, 1)
         self._bn0 = _batch_norm(_STEM)
-        blocks, before = [], _STEM
-        for count, kernel, stride, expansion, channels in _STAGES:
-            for number in range(count):
-                step = stride if number == 0 else 1
-                blocks.append(InvertedResidual(before, channels, kernel, step, expansion))
-                before = channels
-        self._blocks = nn.ModuleList(blocks)
-        self._conv_head = SameConv2d(before, self.features, 1, 1, 1)
+        self._blocks = _blocks(_STAGES)
+        self._conv_head = SameConv2d(_STAGES[-1][-1], self.features, 1, 1, 1)
         self._bn1 = _batch_norm(self.features)
         self._dropout = nn.Dropout(0.2)
         self._fc = nn.Linear(self.features, classes)
-        for module in self.modules():
-            if isinstance(module, SameConv2d):
-                # kaiming_normal_ takes a depthwise convolution for a full one
-                fan_out = module.out_channels * module.kernel_size[0] ** 2 / module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+        _begin_random(self)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -196,3 +235,18 @@ def load_imagenet(network: EfficientNetLite0) -> None:
         own = network.state_dict()
         weights |= {key: own[key] for key in ("_fc.weight", "_fc.bias")}
     network.load_state_dict(weights)
+
+
+def load_imagenet_pyramid(network: LitePyramid) -> None:
+    """Start a pyramid from ImageNet; each channel of its stem begins with the mean over red, green and blue.
+
+    Raises
+    ------
+    ConfigurationError
+        As `imagenet_weights`.
+    """
+    weights, own = imagenet_weights(), network.state_dict()
+    stem = weights["_conv_stem.weight"]  # (32, 3, 3, 3)
+    channels = own["_conv_stem.weight"].shape[1]
+    weights["_conv_stem.weight"] = stem.mean(1, keepdim=True).repeat(1, channels, 1, 1) * (3 / channels)
+    network.load_state_dict({key: weights[key] for key in own})

@@ -84,7 +84,7 @@ def network_slice(
     frame = field_of_view(cavity_centre(mask, index), spacing_mm, config.size, config.pitch_mm)
     return NetworkSlice(
         hu=cut_out(image, frame, config.size, config.hu_range),
-        mask=_resample_mask(mask, index, frame, config.size),
+        mask=mask_on_grid(mask, index, frame, config.size),
         frame=frame,
     )
 
@@ -203,7 +203,8 @@ def _resample(image: FloatArray, frame: SliceFrame, size: int, outside: float) -
     return np.asarray(resampled, np.float32)
 
 
-def _resample_mask(mask: CoarseMask, index: int, frame: SliceFrame, size: int) -> BoolArray:
+def mask_on_grid(mask: CoarseMask, index: int, frame: SliceFrame, size: int) -> BoolArray:
+    """Intracranial mask of one slice on a grid, (size, size) bool."""
     block = np.array(mask.block, float)
     offset = (np.array(frame.origin) + 0.5) / block - 0.5
     step = np.array(frame.step) / block

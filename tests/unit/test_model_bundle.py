@@ -317,7 +317,7 @@ class Section:
 
 
 def section(**values: Any) -> Section:
-    return typed_section(Section, values, Path("/b"), "config")
+    return typed_section(Section, values, Path("/b/bundle.json"), "config")
 
 
 def test_section_takes_what_json_gives():
@@ -385,7 +385,7 @@ def test_section_that_its_own_check_refuses():
     with pytest.raises(ConfigurationError, match="'config': whole is below 0"):
         section(whole=-1)
     with pytest.raises(ConfigurationError, match="'config' has to be an object"):
-        typed_section(Section, [1], Path("/b"), "config")  # type: ignore[arg-type]
+        typed_section(Section, [1], Path("/b/bundle.json"), "config")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

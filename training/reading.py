@@ -1,0 +1,133 @@
+"""Reads labelled scans with a bundle, as the node does, and keeps what it said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ich_node.model.predict import Predictor, load_predictor
+from ich_node.model.system import Head
+from training.predictions import Predictions
+from training.scan import CLASSES, Scan, Volume
+
+logger = logging.getLogger(__name__)
+Floats = npt.NDArray[np.float64]
+
+
+def read_scans(
+    bundle: Path, scans: Sequence[Scan], *, system: str, split: str, fold: int = 0, places: bool = True
+) -> Predictions:
+    """Score scans and find places in their slices.
+
+    Parameters
+    ----------
+    bundle
+        Folder; its decision and detector are used as they are.
+    system, split
+        Names for the tables.
+    fold
+        Number that the predictions get.
+    places
+        Whether places are looked for, which takes longer.
+
+    Raises
+    ------
+    OSError, ValueError
+        Images of a scan cannot be read; the message names the scan.
+    """
+    predictor = load_predictor(bundle)
+    parts = [_read(predictor, scan, places=places) for scan in scans]
+    first = np.cumsum([0, *(len(scan.slice_ids) for scan in scans)])
+    return Predictions(
+        system=system,
+        data=", ".join(sorted({scan.source for scan in scans})),
+        split=split,
+        scan_ids=np.array([scan.scan_id for scan in scans], np.str_),
+        patient_ids=np.array([scan.patient_id for scan in scans], np.str_),
+        fold=np.full(len(scans), fold, np.int64),
+        scan=np.repeat(np.arange(len(scans)), np.diff(first)),
+        labels=np.concatenate([scan.labels for scan in scans]),
+        scan_labels=np.stack([scan.scan_labels for scan in scans]),
+        logits=np.concatenate([logits for logits, _, _ in parts]),
+        places=np.concatenate([_shifted(found, at) for (_, found, _), at in zip(parts, first, strict=False)]),
+        boxes=np.concatenate([_shifted(_boxes(scan), at) for scan, at in zip(scans, first, strict=False)]),
+        pixel_mm=np.concatenate([pixel for _, _, pixel in parts]),
+    )
+
+
+def _read(predictor: Predictor, scan: Scan, *, places: bool) -> tuple[Floats, Floats, Floats]:
+    """(slices, classes) logits, (places, 7) and (slices, 2) pixel spacing of one scan."""
+    try:
+        volume = scan.read()
+    except (OSError, ValueError) as error:
+        raise type(error)(f"scan {scan.scan_id}: {error}") from error
+    system = predictor.system
+    head = Head(hu=volume.hu, spacing_mm=volume.spacing_mm)
+    scores = system.score(head)
+    logits = np.full((len(volume.hu), len(CLASSES)), np.nan)
+    for column, subtype in enumerate(system.classes):
+        logits[:, CLASSES.index(subtype)] = scores.logits[:, column]
+    found = [
+        (
+            index,
+            CLASSES.index(place.subtype),
+            place.score,
+            *(place.coordinates * 2 if place.kind == "point" else place.coordinates),
+        )
+        for index in (head.inside if places else ())
+        for place in system.places(predictor.maps(head, index, scores), head.spacing_mm)
+    ]
+    return logits, np.array(found, np.float64).reshape(-1, 7), _pixels(volume)
+
+
+def _pixels(volume: Volume) -> Floats:
+    return np.tile(np.array(volume.spacing_mm[1:], np.float64), (len(volume.hu), 1))
+
+
+def _boxes(scan: Scan) -> Floats:
+    rows = [
+        (box.slice_index, CLASSES.index(box.subtype), box.left, box.top, box.right, box.bottom)
+        for box in scan.boxes
+    ]
+    return np.array(rows, np.float64).reshape(-1, 6)
+
+
+def _shifted(rows: Floats, by: int) -> Floats:
+    """Slice numbers within a scan to those among all scans."""
+    return np.concatenate([rows[:, :1] + by, rows[:, 1:]], axis=1)
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of several folds as one.
+
+    Raises
+    ------
+    ValueError
+        They are of different systems, data or splits, or a scan is in two of them.
+    """
+    said = {(p.system, p.data, p.split) for p in parts}
+    names = np.concatenate([p.scan_ids for p in parts])
+    if len(said) != 1 or len(set(names.tolist())) != len(names):
+        raise ValueError("predictions of different systems, data or splits, or with a scan in common")
+    scans = np.cumsum([0, *(len(p.scan_ids) for p in parts)])
+    slices = np.cumsum([0, *(len(p.scan) for p in parts)])
+    system, data, split = said.pop()
+    return Predictions(
+        system=system,
+        data=data,
+        split=split,
+        scan_ids=names,
+        patient_ids=np.concatenate([p.patient_ids for p in parts]),
+        fold=np.concatenate([p.fold for p in parts]),
+        scan=np.concatenate([p.scan + at for p, at in zip(parts, scans, strict=False)]),
+        labels=np.concatenate([p.labels for p in parts]),
+        scan_labels=np.concatenate([p.scan_labels for p in parts]),
+        logits=np.concatenate([p.logits for p in parts]),
+        places=np.concatenate([_shifted(p.places, at) for p, at in zip(parts, slices, strict=False)]),
+        boxes=np.concatenate([_shifted(p.boxes, at) for p, at in zip(parts, slices, strict=False)]),
+        pixel_mm=np.concatenate([p.pixel_mm for p in parts]),
+    )
