@@ -7,7 +7,7 @@ head has.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +43,7 @@ class Mix:
     """Share of transplants whose bleed is a real one, where real ones are known."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Slices of one step, changed at random and cut to the network's size."""
 
     hu: torch.Tensor

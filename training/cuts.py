@@ -43,7 +43,7 @@ _KIND_OF = {
     IchSubtype.SUBDURAL: 1,
     IchSubtype.INTRAVENTRICULAR: 2,
 }
-_VERSION = 1
+_VERSION = 2
 """Of what is cached: raised whenever the same configuration gives other slices."""
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -229,7 +229,7 @@ def _sharpened(likelihood: Bytes) -> tuple[npt.NDArray[np.float32], bool]:
     """A teacher's likelihood on a slice that is known to bleed: its highest becomes certain, if it is no guess."""
     planes = likelihood.astype(np.float32)
     highest = float(planes.sum(axis=0).max())
-    if highest < 0.25 * 255:
+    if highest < 0.35 * 255:
         return planes * 0, False
     return np.clip(planes * max(1.0, 0.7 * 255 / highest), 0, 255), True
 

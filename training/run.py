@@ -88,14 +88,14 @@ def train_folds(
     out.mkdir(parents=True, exist_ok=True)
     _claim(out / RUN_FILE, _description(recipe, scans, split, teacher))
     split.save(out / SPLIT_FILE)
-    real = [scan for scan in scans if not scan.synthetic]
     for fold in only or range(split.count):
         file = out / f"fold{fold}" / PREDICTIONS_FILE
         if file.is_file():
             continue
         cuts = load_cuts(scans, recipe.preprocessing, cache, teacher)
         logger.info("%s: fold %d of %d", recipe.name, fold, split.count)
-        trained = np.array([scan.synthetic or split.folds[scan.patient_id] != fold for scan in scans])
+        seen = {scan.scan_id for scan in split.training(scans, fold)}
+        trained = np.array([scan.scan_id in seen for scan in scans])
         network = fit(
             learner_of(recipe),
             cuts,
@@ -107,7 +107,7 @@ def train_folds(
         bundle = out / f"fold{fold}" / f"{recipe.name}-fold{fold}"
         card = f"# {bundle.name}\n\nOne fold of a cross-validation, not calibrated.\n\n{INTENDED_USE}\n"
         write_bundle(bundle, recipe, [network.state_dict()], {}, card)
-        held = [scan for scan in real if split.folds[scan.patient_id] == fold]
+        held = split.measuring(scans, fold)
         said = f"{split.count}-fold cross-validation by patient"
         read_scans(bundle, held, system=recipe.name, split=said, fold=fold).save(file)
     return predictions_of(out)
@@ -134,7 +134,7 @@ def _description(
     return {
         "recipe": recipe.as_dict(),
         "folds": split.count,
-        "split": split.sha256,
+        "split": dict(split.folds),
         "scans": {
             source: sum(s.source == source for s in scans) for source in sorted({s.source for s in scans})
         },
