@@ -1,79 +1,177 @@
-"""From a finished cross-validation to a bundle with its card."""
+"""From a finished cross-validation to a bundle: calibration, operating points, metrics and the card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ich_node.findings import OperatingPoints
 from ich_node.model.decision import DecisionConfig
-from ich_node.model.preprocess import PreprocessConfig
-from ich_node.model.vicar_mil import VicarMilConfig
-from training.augment import AugmentConfig
-from training.evaluate import OutOfFold, best_rule, calibrated, nested, operating_points, report, scan_scores
-from training.make_bundle import write_bundle
-from training.sampling import Mix
-from training.train_vicar import TrainingConfig
+from ich_node.model.input_range import InputFeatures, InputRange, measure, ranges_of
+from ich_node.model.localization import DetectorConfig
+from ich_node.model.system import Head
+from training.card import model_card
+from training.draft_bundle import write_bundle
+from training.evaluation.operating_point import Choice, choose
+from training.evaluation.report import write_report
+from training.pointing import Pointing
+from training.recipe import Recipe, recipe_of
+from training.run import RUN_FILE, members_of, predictions_of
+from training.scan import Scan
+from training.sources import IMAGENET, TEACHER, training_data
 
-_NOTE = (
-    "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating "
-    "points were chosen on these same out-of-fold predictions. "
-    "'nested' gives the operating points' results when those of each fold come from the other folds alone. The bundle "
-    "reads with the mean of all folds' networks, which no patient of this data can evaluate: each was seen by all "
-    "networks but one."
+_ESTIMATED = ("pixel_spacing_mm", "field_of_view_mm", "cavity_volume_ml")
+"""What says nothing where the pixel spacing is estimated from the size of the cavity."""
+NOTE = (
+    "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating points "
+    "were chosen on these same out-of-fold predictions; 'nested' gives the operating points' results when those of "
+    "each fold come from the other folds alone. The bundle reads with the mean of all folds' networks, which no "
+    "patient of this data can evaluate: each was seen by all networks but one."
 )
-_SECTIONS = {"network": VicarMilConfig, "preprocess": PreprocessConfig, "augment": AugmentConfig, "mix": Mix}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a release is asked for."""
+
+    version: str
+    sensitivity: float = 0.95
+    """Of scans at the sensitive operating point."""
+    specificity: float = 0.95
+    """Of scans at the high-confidence one."""
+    remarks: tuple[str, ...] = ()
+    """What a reader of the card must know of how these weights came about: what else was tried and seen."""
+    detector: DetectorConfig | None = None
+    half_precision: bool = True
+    """Whether weights are stored in 16 bits."""
+
+
+def recipe_of_run(run: Path) -> Recipe:
+    """The recipe that a run wrote beside its results.
+
+    Raises
+    ------
+    ConfigurationError
+        It is no recipe of this version.
+    """
+    stored = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["recipe"]
+    return recipe_of(stored, run / RUN_FILE, run.name)
 
 
 def release(
-    out: Path,
-    members: Sequence[Mapping[str, torch.Tensor]],
-    predictions: OutOfFold,
-    run: Path,
-    *,
-    version: str,
-    phantoms: int,
-    remarks: Sequence[str] = (),
+    run: Path, scans: Sequence[Scan], out: Path, wanted: Wanted, pointed: Pointing | None = None
 ) -> dict[str, Any]:
-    """Choose calibration, rule and operating points, write the bundle, return the metrics.
+    """Choose calibration, rule and operating points, write the bundle with its card, return the metrics.
 
     Parameters
     ----------
     run
-        ``run.json`` of the cross-validation.
-    remarks
-        What a reader of the card must know of how these weights came about: what else was tried and seen.
+        Folder of a finished cross-validation. Its report is written there too.
+    scans
+        All that it was trained on.
+    pointed
+        Where the strongest points of scans with outlines lie, that trained nothing.
+
+    Raises
+    ------
+    ValueError
+        Folds are missing, or no operating point can be chosen.
     """
-    scale, offset = calibrated(predictions.logit, predictions.label)
-    rule, table = best_rule(predictions, scale, offset)
-    decision = DecisionConfig(scale=round(scale, 4), offset=round(offset, 4), rule=rule)
-    points = operating_points(predictions.scan_label, scan_scores(predictions, decision))
+    predictions = predictions_of(run)
+    if predictions is None:
+        raise ValueError(f"{run}: not all folds are done")
+    choice = rounded(choose(predictions, sensitivity=wanted.sensitivity, specificity=wanted.specificity))
+    found = write_report(
+        predictions,
+        choice.decision,
+        choice.points,
+        run / "report",
+        sensitivity=wanted.sensitivity,
+        specificity=wanted.specificity,
+    )
+    recipe = recipe_of_run(run)
+    if wanted.detector is not None:
+        recipe = replace(recipe, localization=wanted.detector)
+    described = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
     metrics = {
-        "note": _NOTE,
-        "cross_validation": report(predictions, decision, points),
-        "nested": nested(predictions),
-        "scan_auc_by_rule": {name: round(value, 3) for name, value in table.items()},
-        "remarks": list(remarks),
+        "note": NOTE,
+        "cross_validation": found["summary"],
+        "pointing": _pointing(pointed),
+        "remarks": list(wanted.remarks),
     }
-    config = read_config(run)
-    write_bundle(out, members, config, decision, points, version=version, metrics=metrics, phantoms=phantoms)
+    about: dict[str, Any] = {
+        "version": wanted.version,
+        "decision": asdict(choice.decision),
+        "operating_points": asdict(choice.points),
+        "training_data": _sources(scans, described, recipe),
+        "training_inputs": {k: list(v) for k, v in training_inputs(scans).known().items()},
+        "training_sources": described["sources"],
+        "training_versions": described["versions"],
+        "metrics": metrics,
+    }
+    members = members_of(run)
+    card = model_card(
+        {"name": out.name, "members": len(members), **about, "architecture": recipe.architecture}
+    )
+    dtype = torch.float16 if wanted.half_precision else torch.float32
+    write_bundle(out, recipe, members, about, card, dtype)
     return metrics
 
 
-def read_config(run: Path) -> TrainingConfig:
-    """The configuration that a run wrote beside its results."""
-    stored = json.loads(run.read_text(encoding="utf-8"))["config"]
-    sections: dict[str, Any] = {}
-    for name, kind in _SECTIONS.items():
-        values = stored.pop(name)
-        known = {f.name for f in fields(kind)}
-        sections[name] = kind(**{k: _tuples(v) for k, v in values.items() if k in known})
-    return TrainingConfig(**stored, **sections)
+def rounded(choice: Choice) -> Choice:
+    """To what a person can read, before anything is measured with it."""
+    decision = choice.decision
+    return Choice(
+        decision=DecisionConfig(
+            scale=round(decision.scale, 4),
+            offset=round(decision.offset, 4),
+            class_scale=tuple(round(v, 4) for v in decision.class_scale),
+            class_offset=tuple(round(v, 4) for v in decision.class_offset),
+            rule=decision.rule,
+        ),
+        points=OperatingPoints(
+            high_confidence=round(choice.points.high_confidence, 4),
+            sensitive=round(choice.points.sensitive, 4),
+        ),
+    )
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+def training_inputs(scans: Sequence[Scan]) -> InputRange:
+    """Ranges of the real scans; what was estimated is left out."""
+    features: list[InputFeatures] = []
+    left_out: set[str] = set()
+    for scan in scans:
+        if scan.synthetic:
+            continue
+        volume = scan.read()
+        head = Head(hu=volume.hu, spacing_mm=volume.spacing_mm)
+        if head.inside:
+            features.append(measure(head))
+        left_out |= set(_ESTIMATED) if volume.spacing_is_estimated else set()
+    return ranges_of(features, leave_out=tuple(left_out))
+
+
+def _sources(scans: Sequence[Scan], described: dict[str, Any], recipe: Recipe) -> list[dict[str, Any]]:
+    data = training_data(scans)
+    if described["teacher"]:
+        data.append({**TEACHER, "name": f"BLAST-CT ({described['teacher']})"})
+    return [*data, IMAGENET] if recipe.start == "imagenet" else data
+
+
+def _pointing(found: Pointing | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    low, high = found.interval()
+    return {
+        "slices_with_hemorrhage": found.slices,
+        "strongest_point_in_bleed": round(found.share, 3),
+        "interval_95": [round(low, 3), round(high, 3)],
+        "within_5_mm": round(found.near / found.slices, 3),
+        "without_a_point": found.without,
+        "scans": len(found.by_scan),
+    }
