@@ -34,8 +34,7 @@ from ich_node.report import ReadingReport, drawing
 from ich_node.report.contours import contours
 from ich_node.report.slice_picture import render_slice
 from ich_node.report.viewport import head_region
-from training.ct_ich import Scan, read_scans
-from training.dataset import estimated_spacing_mm
+from training.ct_ich import Scan, estimated_spacing_mm, read_scans
 
 PANE = 380
 CAPTION = 66
@@ -61,7 +60,7 @@ def main(data: Path, slices: Sequence[str], bundles: Sequence[str], out: Path) -
     for text in slices:
         patient, number = text.split(":")
         scan = scans[patient]
-        rows.append(_row(scan, scan.slice_numbers.index(int(number)), predictors))
+        rows.append(draw_row(scan, scan.slice_numbers.index(int(number)), predictors))
     picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), drawing.BACKGROUND)
     top = 0
     for row in rows:
@@ -70,7 +69,8 @@ def main(data: Path, slices: Sequence[str], bundles: Sequence[str], out: Path) -
     picture.save(out, optimize=True)
 
 
-def _row(scan: Scan, index: int, predictors: Sequence[Predictor]) -> Image.Image:
+def draw_row(scan: Scan, index: int, predictors: Sequence[Predictor]) -> Image.Image:
+    """One slice, and beside it what each predictor sees in it."""
     hu = scan.hu()
     spacing_mm = estimated_spacing_mm(hu)
     mask = intracranial_mask(hu, spacing_mm)

@@ -110,6 +110,16 @@ class SeriesFinding:
     subtypes: dict[IchSubtype, float]
     """Study-level score per subtype that the model knows, without ``ANY``."""
     algorithm: AlgorithmIdentification
+    input_features: Mapping[str, float] = field(default_factory=dict)
+    """What the input was like, by the names of `ich_node.model.input_range.InputFeatures`."""
+    unlike_training: Mapping[str, str] | None = None
+    """Feature of the input that lies outside of what the model was trained on to a sentence that says so; ``None``:
+    the model's bundle does not say what it was trained on."""
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What a reader of the result has to know of this model on this input, one sentence each."""
+        return tuple((self.unlike_training or {}).values())
 
     @property
     def priority(self) -> Priority:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Protocol
 
 import numpy as np
@@ -42,7 +43,13 @@ class Predictor(Protocol):
         """Who reads."""
         ...
 
-    def predict(self, hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> SeriesFinding:
+    def predict(
+        self,
+        hu: npt.NDArray[np.float32],
+        spacing_mm: tuple[float, float, float],
+        *,
+        slice_thickness_mm: float | None = None,
+    ) -> SeriesFinding:
         """Read (slices, rows, columns) HU with (slice, row, column) spacing in mm."""
         ...
 
@@ -199,7 +206,10 @@ def _read_volume(
     results_dir: Path,
     timeline: dict[str, str],
 ) -> NewReading:
-    finding = predictor.predict(volume.hu, volume.spacing_mm)
+    thicknesses = [mm for i in volume.instances if (mm := i.slice_thickness_mm or 0.0) > 0]
+    thickness = median(thicknesses) if thicknesses else None
+    finding = predictor.predict(volume.hu, volume.spacing_mm, slice_thickness_mm=thickness)
+    caveats = (*volume.caveats, *finding.caveats)
     timeline["predicted"] = _now()
     read_at = datetime.now(UTC)
     run_number = history.last_run_numbers.get(predictor.algorithm.name, 0) + 1
@@ -212,7 +222,7 @@ def _read_volume(
         run_number=run_number,
         read_at=read_at,
         predecessor=_predecessor(history.earlier.get(predictor.algorithm.name), series),
-        caveats=volume.caveats,
+        caveats=caveats,
     )
     structured_report = build_structured_report(report)
     captures = build_secondary_captures(report)
@@ -225,7 +235,7 @@ def _read_volume(
         sop_instance_uids=tuple(i.sop_instance_uid for i in volume.instances),
         frame_numbers=tuple(i.frame_number for i in volume.instances),
         content_sha256=content_sha256,
-        caveats=volume.caveats,
+        caveats=caveats,
         timeline=timeline,
         read_at=read_at,
         sr_sop_instance_uid=str(structured_report.SOPInstanceUID),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ich_node.cli.settings import existing_database
-from ich_node.database import chores, outbox, retention
+from ich_node.database import chores, drift, outbox, retention
 from ich_node.database.metrics import outbox_standing, unread_images
 from ich_node.database.receipt import conflicts
 from ich_node.database.worklist import overdue, state_counts
@@ -82,6 +82,11 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], tuple[bool, 
     mend = "give those peers a port that answers, in their [[peers]] tables"
     yield "commitment", lambda: _commitment(settings), mend
     yield "studies", lambda: _studies(settings), "see 'ich-node worklist', then 'ich-node reprocess --failed'"
+    mend = (
+        "see what has changed (scanner, protocol, contrast medium, reconstruction, rules that forward), check a "
+        "sample of readings by hand, and until then do not rely on the thresholds: docs/operations.md, Drift"
+    )
+    yield "drift", lambda: _drift(settings), mend
     yield (
         "objects",
         lambda: _conflicts(settings),
@@ -230,3 +235,27 @@ def _conflicts(settings: Settings) -> tuple[bool, str]:
         count == 0,
         f"{count} with a UID that another object has, in 7 days" if count else "no UID used twice",
     )
+
+
+def _drift(settings: Settings) -> tuple[bool, str]:
+    with existing_database(settings).reading() as session:
+        drifts = drift.model_drifts(session, now=datetime.now(UTC))
+    found = "; ".join(map(_drift_of, drifts))
+    return not any(one.drifted or one.often_unlike for one in drifts), found or "no readings in 7 days"
+
+
+def _drift_of(one: drift.ModelDrift) -> str:
+    """What one model was shown and said in the last 7 days."""
+    found = [f"{one.recent.readings} readings in 7 days, {one.reference.readings} in the 28 days before"]
+    if drift.SUSPICION not in one.stability:
+        found.append(f"too few to compare (each needs {drift.MIN_READINGS})")
+    elif not one.drifted:
+        found.append("scores and inputs are as before")
+    if one.drifted:
+        moved = ", ".join(f"{name} (PSI {one.stability[name].psi:.2f})" for name in one.drifted)
+        found.append(f"not as before: {moved}")
+    share = one.recent.unlike_share
+    if share is not None:
+        often = max(one.recent.unlike, key=lambda name: one.recent.unlike[name], default="")
+        found.append(f"{share:.0%} unlike the training data" + (f", most by {often}" if often else ""))
+    return f"{one.model_name} ({one.weights_sha256[:12]}): " + ", ".join(found)

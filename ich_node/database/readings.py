@@ -355,6 +355,8 @@ def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:
         superseded=False,
         sr_sop_instance_uid=reading.sr_sop_instance_uid,
         sr_series_instance_uid=reading.sr_series_instance_uid,
+        input_features=dict(finding.input_features),
+        unlike_training=None if finding.unlike_training is None else list(finding.unlike_training),
     )
 
 

@@ -215,6 +215,7 @@ class ReadingRow(Table):
     __table_args__ = (
         UniqueConstraint("series_instance_uid", "model_name", "run_number", name="reading_once"),
         Index("reading_by_study", "study_instance_uid"),
+        Index("reading_by_read_at", "read_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -238,6 +239,10 @@ class ReadingRow(Table):
     superseded: Mapped[bool]
     sr_sop_instance_uid: Mapped[str]
     sr_series_instance_uid: Mapped[str]
+    input_features: Mapped[dict[str, Any] | None]
+    """What the input was like, number by name; NULL in readings older than the column."""
+    unlike_training: Mapped[list[Any] | None]
+    """Names of those that lie outside of what the model was trained on; NULL where its bundle does not say that."""
 
 
 class ResultObjectRow(Table):

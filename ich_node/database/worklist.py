@@ -227,6 +227,8 @@ def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
         "operating_points": row.operating_points,
         "subtypes": row.subtypes,
         "caveats": row.caveats,
+        "input_features": row.input_features or {},
+        "unlike_training": row.unlike_training,
         "timeline": row.timeline,
         "read_at": _iso(row.read_at),
         "superseded": row.superseded,

@@ -50,6 +50,7 @@ _OPTIONAL: Mapping[str, type] = {
     "members": int,
     "source_sha256": str,
     "licence": str,
+    "training_inputs": dict,
 }
 
 

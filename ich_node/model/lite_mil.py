@@ -40,7 +40,9 @@ Window = tuple[float, Positive]
 """(level, width), HU."""
 _THIN_MM = 4.0
 _SCORED_MM = 2.4
-"""Slices nearer to each other than this are not all scored: what lies between two gets their mean."""
+"""Slices nearer to each other than this are not all scored: what lies between two is interpolated."""
+_ROUNDING = 0.01
+"""Of a slice: whether one lies at the edge of a slab must not hang on how its position was rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class LiteMil(nn.Module):
         for lateral, level in zip(list(self.lateral)[-2::-1], levels[-2::-1], strict=True):
             h = lateral(level) + functional.interpolate(h, level.shape[-2:], mode="nearest")
         h = self.smooth(h)  # (batch, width, size/4, size/4)
-        positions = self.positions(h).float()  # (batch, classes, size/4, size/4)
+        positions = _at_least_single(self.positions(h))  # (batch, classes, size/4, size/4)
         inside = functional.adaptive_max_pool2d(mask[:, None].float(), positions.shape[-2:]) > 0
         inside = inside | ~inside.flatten(1).any(1)[:, None, None, None]
         # the more suspicious a position, the more it counts; all classes look where any of them is seen
@@ -126,8 +128,13 @@ class LiteMil(nn.Module):
         attention = energy.flatten(2).softmax(2)  # (batch, 1, positions)
         bag = (attention * positions.flatten(2)).sum(2)  # (batch, classes)
         seen = (attention * h.flatten(2)).sum(2)  # (batch, width)
-        logits = bag + self.whole(torch.cat([levels[-1].mean((2, 3)), seen], 1)).float()
-        return LiteMilOutput(logits, positions)
+        whole = self.whole(torch.cat([levels[-1].mean((2, 3)), seen], 1))  # (batch, classes)
+        return LiteMilOutput(bag + _at_least_single(whole), positions)
+
+
+def _at_least_single(x: torch.Tensor) -> torch.Tensor:
+    """What bfloat16 gave in float32, for the sums that follow; other precisions stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def network_input(hu: torch.Tensor, config: LiteMilPreprocessing) -> torch.Tensor:
@@ -156,8 +163,8 @@ def slab_hu(head: Head, index: int, offset_mm: float, slab_mm: float) -> FloatAr
     Parameters
     ----------
     index, offset_mm
-        The middle of the slab lies so far above this slice; at the ends of the scan the last slice stands for what
-        is beyond.
+        The middle of the slab lies so far above this slice, but never beyond the first or the last slice. There a
+        slab of thin slices is what the scan has of it.
 
     Returns
     -------
@@ -169,7 +176,7 @@ def slab_hu(head: Head, index: int, offset_mm: float, slab_mm: float) -> FloatAr
         step = max(1, round(abs(offset_mm) / distance)) if offset_mm else 0
         return np.asarray(head.hu[int(np.clip(index + np.sign(offset_mm) * step, 0, last))])
     middle = np.clip(index + offset_mm / distance, 0, last)
-    half = slab_mm / 2 / distance
+    half = slab_mm / 2 / distance + _ROUNDING
     first, end = max(0, int(np.ceil(middle - half))), min(last, int(np.floor(middle + half)))
     return np.asarray(head.hu[first : end + 1].mean(axis=0, dtype=np.float32))
 
@@ -229,6 +236,8 @@ class LiteMilSystem(System):
         # the last one too: nothing at the vertex is left to a neighbour alone
         scored = sorted({*inside[::stride], *inside[-1:]})
         logits, kept = np.full((len(head.hu), len(CLASSES)), -np.inf), {}
+        if not inside:
+            return Scores(logits=logits)
         found = self.execution.in_batches(scored, lambda part: self._forward(head, part))
         seen = np.zeros((len(scored), len(CLASSES)))
         for row, (index, (logit, evidence)) in enumerate(zip(scored, found, strict=True)):
@@ -250,14 +259,15 @@ class LiteMilSystem(System):
         }
 
     def places(self, maps: ClassMaps, spacing_mm: Spacing) -> tuple[Localization, ...]:
-        """Points of *any*, each named after the subtype that is likeliest there."""
+        """Points of *any*, each named after the subtype that is likeliest there, whose likelihood is its score."""
         kinds = [subtype for subtype in maps if subtype is not IchSubtype.ANY]
         points = detect(maps[IchSubtype.ANY], (spacing_mm[1], spacing_mm[2]), self.localization)
         named = []
         for point in points:
             column, row = (int(value) for value in point.coordinates)
-            named.append(replace(point, subtype=max(kinds, key=lambda k: float(maps[k][row, column]))))
-        return tuple(named)
+            kind = max(kinds, key=lambda k: float(maps[k][row, column]))
+            named.append(replace(point, subtype=kind, score=float(maps[kind][row, column])))
+        return tuple(sorted(named, key=lambda point: -point.score))
 
     def _forward(self, head: Head, indices: Sequence[int]) -> list[tuple[np.ndarray, _Evidence]]:
         """Mean over networks and over each slice and its mirror image."""

@@ -14,6 +14,7 @@ from ich_node.findings import AlgorithmIdentification, IchSubtype, SeriesFinding
 from ich_node.model import bundle as bundles
 from ich_node.model.decision import DecisionConfig, Probabilities, slice_probabilities, suspicion
 from ich_node.model.execution import Execution, Precision
+from ich_node.model.input_range import InputRange, measure, unlike
 from ich_node.model.preprocess import PreprocessConfig
 from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System, find_system
 from ich_node.model.weights import load_networks
@@ -28,7 +29,12 @@ class Predictor:
     """A loaded bundle. Deterministic on the CPU; one instance serves any number of volumes, one at a time."""
 
     def __init__(
-        self, *, system: System, decision: DecisionConfig, algorithm: AlgorithmIdentification
+        self,
+        *,
+        system: System,
+        decision: DecisionConfig,
+        algorithm: AlgorithmIdentification,
+        training_inputs: InputRange | None = None,
     ) -> None:
         self.algorithm = algorithm
         """Who reads, for the report and the worklist."""
@@ -36,8 +42,11 @@ class Predictor:
         """What reads."""
         self._decision = decision
         self._any = system.classes.index(IchSubtype.ANY)
+        self._training_inputs = training_inputs
 
-    def predict(self, hu: FloatArray, spacing_mm: Spacing) -> SeriesFinding:
+    def predict(
+        self, hu: FloatArray, spacing_mm: Spacing, *, slice_thickness_mm: float | None = None
+    ) -> SeriesFinding:
         """Read a head CT.
 
         Parameters
@@ -46,6 +55,8 @@ class Predictor:
             (slices, rows, columns) float32, HU, inferior to superior.
         spacing_mm
             (slice, row, column) distance of neighbouring centres, mm.
+        slice_thickness_mm
+            Where it is known; it is only compared with what the model was trained on.
 
         Returns
         -------
@@ -73,12 +84,25 @@ class Predictor:
             subtype: suspicion(inside[:, column], self._decision)
             for column, subtype in enumerate(self.system.classes)
         }
+        features, training = measure(head, slice_thickness_mm), self._training_inputs
         return SeriesFinding(
             slices=self._slices(head, scores, probabilities),
             suspicion=by_class.pop(IchSubtype.ANY),
             subtypes=by_class,
             algorithm=self.algorithm,
+            input_features=features.known(),
+            unlike_training=None if training is None else unlike(features, training),
         )
+
+    def maps(self, head: Head, index: int, scores: Scores) -> ClassMaps:
+        """Likelihood maps of one slice that was scored, 0 to 1 and cut to the intracranial space.
+
+        Raises
+        ------
+        StudyRejected
+            INVALID_MODEL_OUTPUT: a map holds NaN or infinity.
+        """
+        return _inside(self.system.maps(head, index, scores), head, index)
 
     def _slices(self, head: Head, scores: Scores, probabilities: Probabilities) -> tuple[SliceFinding, ...]:
         of_any = probabilities[:, self._any]
@@ -97,7 +121,7 @@ class Predictor:
         probabilities = {subtype: float(p) for subtype, p in zip(self.system.classes, row, strict=True)}
         if keep_maps is None:
             return SliceFinding(probabilities=probabilities)
-        maps = _inside(self.system.maps(head, index, scores), head, index)
+        maps = self.maps(head, index, scores)
         return SliceFinding(
             probabilities=probabilities,
             localizations=self.system.places(maps, head.spacing_mm),
@@ -132,19 +156,22 @@ def load_predictor(
     members, system = bundles.members(folder, description), _system(folder, description["architecture"])
 
     def section(kind: type, key: str, values: Mapping[str, Any]) -> Any:
-        return bundles.typed_section(kind, values, folder, key)
+        return bundles.typed_section(kind, values, folder / bundles.DESCRIPTION_FILE, key)
 
     config = section(system.config_type, "config", _without_members(description["config"]))
     preprocessing = section(system.preprocessing_type, "preprocessing", description["preprocessing"])
     localization = section(system.localization_type, "localization", bundles.localization(description))
     decision = section(DecisionConfig, "decision", description["decision"])
+    training_inputs = None
+    if "training_inputs" in description:
+        training_inputs = section(InputRange, "training_inputs", description["training_inputs"])
     _check_preprocessing(folder, config, preprocessing)
     execution = Execution(device, precision)
     networks = load_networks(folder, description, lambda: system.network(config), members)
     placed = tuple(execution.place(network) for network in networks)
     loaded = system(placed, config, preprocessing, localization, execution, decision)
     _check_decision(folder, loaded, decision)
-    return Predictor(system=loaded, decision=decision, algorithm=algorithm)
+    return Predictor(system=loaded, decision=decision, algorithm=algorithm, training_inputs=training_inputs)
 
 
 def _system(folder: Path, architecture: str) -> type[System]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -16,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ich_node import __version__
-from ich_node.database import chores, metrics
+from ich_node.database import chores, drift, metrics
 from ich_node.database.engine import Database, Session
 from ich_node.errors import IchNodeError
 from ich_node.findings import Priority, StudyState
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 _QUANTILES = (0.5, 0.95)
 _PURGE = "purge"
+_DRIFT_SECONDS = 600.0
+"""What moves over weeks is looked at no more often."""
+_WEIGHTS_DIGITS = 12
 
 
 class NodeMetrics:
@@ -58,6 +62,8 @@ class _NodeCollector(Collector):
         self._database = database
         self._free_space = free_space
         self._destinations = destinations
+        self._drifts: tuple[drift.ModelDrift, ...] = ()
+        self._drifts_until = -math.inf
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
@@ -79,10 +85,17 @@ class _NodeCollector(Collector):
         yield from _spool(session)
         yield from _outbox(session, self._destinations, now)
         yield from _times(session)
+        yield from _drift(self._drifts_now(session, now))
         last = chores.last_round(session, _PURGE)
         if last is not None and last.ended_at is not None:
             help_text = "When the schedule last looked for images to purge."
             yield _gauge("purge_last_end_timestamp_seconds", help_text, last.ended_at.timestamp())
+
+    def _drifts_now(self, session: Session, now: datetime) -> tuple[drift.ModelDrift, ...]:
+        if time.monotonic() >= self._drifts_until:
+            self._drifts = tuple(drift.model_drifts(session, now=now))
+            self._drifts_until = time.monotonic() + _DRIFT_SECONDS
+        return self._drifts
 
 
 def _disk(space: FreeSpace) -> Iterator[Metric]:
@@ -163,6 +176,42 @@ def _times(session: Session) -> Iterator[Metric]:
         for quantile in _QUANTILES if seconds else ():
             family.add_metric([str(quantile)], _quantile(seconds, quantile))
         yield family
+
+
+def _drift(drifts: Iterable[drift.ModelDrift]) -> Iterator[Metric]:
+    """Counts always; shares and indices only where `drift.MIN_READINGS` allow them."""
+    model = ["model", "weights"]
+    readings = _family("recent_readings", "First readings of series by period.", [*model, "period"])
+    flagged = _family("flagged_share", "Share of the period's readings that was flagged.", [*model, "period"])
+    unlike = _family(
+        "unlike_training_share",
+        "Share of the period's readings whose input is unlike the training data.",
+        [*model, "period"],
+    )
+    psi = _family(
+        "drift_psi",
+        "Population stability index of the last 7 days against the 28 days before.",
+        [*model, "quantity"],
+    )
+    chance = _family(
+        "drift_psi_chance", "What the index exceeds by chance once in a thousand times.", [*model, "quantity"]
+    )
+    for one in drifts:
+        who = [one.model_name, one.weights_sha256[:_WEIGHTS_DIGITS]]
+        for name, period in (("last_7_days", one.recent), ("28_days_before", one.reference)):
+            readings.add_metric([*who, name], period.readings)
+            if period.flagged_share is not None:
+                flagged.add_metric([*who, name], period.flagged_share)
+            if period.unlike_share is not None:
+                unlike.add_metric([*who, name], period.unlike_share)
+        for quantity, stability in one.stability.items():
+            psi.add_metric([*who, quantity], stability.psi)
+            chance.add_metric([*who, quantity], stability.chance)
+    yield from (readings, flagged, unlike, psi, chance)
+
+
+def _family(name: str, help_text: str, labels: Sequence[str]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"ich_node_{name}", help_text, labels=labels)
 
 
 def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:

@@ -45,6 +45,7 @@ from tests.database_cases import (
     study_row,
     together,
 )
+from tests.unit.test_database_drift import *  # noqa: F403
 from tests.unit.test_database_metrics import *  # noqa: F403
 from tests.unit.test_database_migrations import *  # noqa: F403
 from tests.unit.test_database_outbox import *  # noqa: F403

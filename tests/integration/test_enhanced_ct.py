@@ -44,9 +44,15 @@ class Watched:
         algorithm: AlgorithmIdentification = self.predictor.algorithm
         return algorithm
 
-    def predict(self, hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> SeriesFinding:
+    def predict(
+        self,
+        hu: npt.NDArray[np.float32],
+        spacing_mm: tuple[float, float, float],
+        *,
+        slice_thickness_mm: float | None = None,
+    ) -> SeriesFinding:
         self.volumes.append(hu.copy())
-        finding: SeriesFinding = self.predictor.predict(hu, spacing_mm)
+        finding: SeriesFinding = self.predictor.predict(hu, spacing_mm, slice_thickness_mm=slice_thickness_mm)
         return finding
 
 

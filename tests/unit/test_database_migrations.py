@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pytest
 from alembic import command
 from sqlalchemy import text
 
+from ich_node.database import drift, metrics, retention
 from ich_node.database import engine as engine_module
-from ich_node.database import metrics, retention
 from ich_node.database.engine import Database
 from ich_node.database.receipt import Receipt
 from ich_node.database.worklist import study_report, worklist_row
@@ -132,6 +132,16 @@ def test_data_of_the_first_revision_is_there_after_the_upgrade(old: Database) ->
     assert report["purged_at"] is None
     assert [(s["instances"], s["purged_instances"]) for s in report["series"]] == [(1, 0)]
     assert report["readings"][0]["objects"] == [{"kind": "SR", "sop_instance_uid": "9.1", "purged_at": None}]
+
+
+def test_readings_of_the_first_revision_have_no_features_of_their_input(old: Database) -> None:
+    old.upgrade()
+    with old.reading() as session:
+        report = study_report(session, STUDY)
+        (found,) = drift.model_drifts(session, now=datetime(2026, 3, 1, 3, 2, tzinfo=UTC) + timedelta(days=1))
+    assert report is not None
+    assert (report["readings"][0]["input_features"], report["readings"][0]["unlike_training"]) == ({}, None)
+    assert (found.recent.readings, found.recent.flagged, found.recent.compared) == (1, 1, 0)
 
 
 def test_what_the_first_revision_received_can_be_purged_and_added_to(old: Database) -> None:

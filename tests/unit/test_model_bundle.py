@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,18 +30,17 @@ from ich_node.model.bundle import (
     verify_bundle,
 )
 from ich_node.model.bundle_section import Count, Limits, Positive, Share
-from ich_node.model.decision import DecisionConfig
 from ich_node.model.predict import load_predictor
 from ich_node.model.preprocess import PreprocessConfig
 from ich_node.model.vicar_mil import VicarMil, VicarMilConfig, VicarMilSystem
 from tests.system_bundles import ARCHITECTURES, write_system_bundle
-from training.evaluate import Points
-from training.make_bundle import write_bundle
-from training.train_vicar import TrainingConfig
+from training.draft_bundle import write_bundle
+from training.recipe import find_recipe
 
-SMALL = TrainingConfig(
+SMALL = replace(
+    find_recipe("vicar-attention-small"),
     network=VicarMilConfig(widths=(4, 4, 8), attention_width=4),
-    preprocess=PreprocessConfig(size=64, pitch_mm=3),
+    preprocessing=PreprocessConfig(size=64, pitch_mm=3),
 )
 
 
@@ -50,8 +49,8 @@ def bundle(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     folder = tmp_path / "small-v1"
     members = [VicarMil(SMALL.network).state_dict() for _ in range(2)]
-    points = Points(high_confidence=0.8, sensitive=0.4)
-    write_bundle(folder, members, SMALL, DecisionConfig(), points, version="1.2.3", metrics={}, phantoms=0)
+    points = {"high_confidence": 0.8, "sensitive": 0.4}
+    write_bundle(folder, SMALL, members, {"version": "1.2.3", "operating_points": points}, "a card")
     return folder
 
 
@@ -107,18 +106,18 @@ def test_a_pickle_is_never_opened(bundle: Path, tmp_path: Path):
         (lambda d: d["operating_points"].update(sensitive="low"), "operating_points.sensitive"),
         (lambda d: d["operating_points"].update(sensitive=float("nan")), "operating_points.sensitive"),
         (lambda d: d["config"].update(layers=3), "config.layers"),
-        (lambda d: d["config"].update(members=0), "config.members"),
+        (lambda d: d.update(members=0), "'members'"),
         (lambda d: d["config"].update(attention_width=5), r"tensor .* expected"),
-        (lambda d: d["config"].update(members=3), r"tensor '2\..*missing"),
-        (lambda d: d["config"].update(members=1), r"tensor '1\..*not part"),
+        (lambda d: d.update(members=3), r"tensor '2\..*missing"),
+        (lambda d: d.update(members=1), r"tensor '1\..*not part"),
         (lambda d: d["preprocessing"].update(size="big"), "preprocessing.size"),
         (lambda d: d.update(weights_sha256=5), "weights_sha256"),
         (lambda d: d.update(weights_sha256="AB" * 32), "weights_sha256"),
         (lambda d: d.update(source_sha256="short"), "source_sha256"),
         (lambda d: d.update(format=True), "format"),
         (lambda d: d.update(version=" "), "version"),
-        (lambda d: d.update(members=2), "'members' and 'config.members'"),
-        (lambda d: d["config"].update(members=True), "config.members"),
+        (lambda d: d["config"].update(members=2), "'members' and 'config.members'"),
+        (lambda d: d["config"].update(members=d.pop("members") > 1), "config.members"),
         (lambda d: d.update(localization={"most": 3}, detector={"most": 2}), "'localization' and 'detector'"),
         (lambda d: (d.pop("detector", None), d.update(localization={"most": 2.5})), "localization.most"),
         (lambda d: d.update(localization=[]), "localization"),
@@ -242,7 +241,7 @@ def test_missing_tensor_is_named(bundle: Path):
     tensors.pop("classifier.bias")
     save_file({f"0.{k}": v for k, v in tensors.items()}, bundle / "model.safetensors")
     digest = hashlib.sha256((bundle / "model.safetensors").read_bytes()).hexdigest()
-    edit(bundle, lambda d: (d.update(weights_sha256=digest), d["config"].update(members=1)))
+    edit(bundle, lambda d: (d.update(weights_sha256=digest), d.update(members=1)))
     with pytest.raises(ConfigurationError, match=r"'0\.classifier\.bias' is missing"):
         load_predictor(bundle)
 
@@ -278,8 +277,8 @@ def test_old_and_new_keys_say_the_same(bundle: Path):
     assert members(bundle, before) == 2
 
     def renamed(about: dict[str, Any]) -> None:
-        about["members"] = about["config"].pop("members")
-        about["localization"] = about.pop("detector", None) or about.pop("localization")
+        about["config"]["members"] = about.pop("members")
+        about["detector"] = about.pop("localization")
 
     edit(bundle, renamed)
     after = read_description(bundle)
@@ -288,7 +287,7 @@ def test_old_and_new_keys_say_the_same(bundle: Path):
 
 
 def test_without_a_word_there_is_one_member_and_nothing_on_places(bundle: Path):
-    edit(bundle, lambda d: (d["config"].pop("members"), d.pop("detector", None), d.pop("localization", None)))
+    edit(bundle, lambda d: (d.pop("members"), d.pop("localization")))
     about = read_description(bundle)
     assert (members(bundle, about), dict(localization(about))) == (1, {})
 

@@ -10,8 +10,7 @@ import pytest
 from scipy import ndimage
 
 from ich_node.model.intracranial import intracranial_mask
-from training.ct_ich import read_scans
-from training.dataset import estimated_spacing_mm
+from training.ct_ich import estimated_spacing_mm, read_scans
 
 
 def tilted_head(data: Path) -> tuple[np.ndarray, tuple[float, float, float]]:

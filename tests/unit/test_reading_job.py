@@ -52,7 +52,13 @@ class ScriptedPredictor:
             operating_points=OperatingPoints(high_confidence=0.8, sensitive=0.5),
         )
 
-    def predict(self, hu: npt.NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> SeriesFinding:
+    def predict(
+        self,
+        hu: npt.NDArray[np.float32],
+        spacing_mm: tuple[float, float, float],
+        *,
+        slice_thickness_mm: float | None = None,
+    ) -> SeriesFinding:
         self.calls += 1
         self.instead()
         slices = tuple(SliceFinding(probabilities={IchSubtype.ANY: self.suspicion}) for _ in hu)

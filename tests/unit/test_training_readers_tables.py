@@ -12,12 +12,11 @@ import pytest
 from ich_node.findings import IchSubtype
 from tests.ct_ich_pictures import write_pictures
 from tests.labelled_data import SLICES, small_head, write_nifti, write_series, write_table
-from training.phantoms import FIRST_SEED
 from training.readers import READERS, FaultKind, ReadOptions, read
 from training.readers.ct_ich_nifti import read_ct_ich_nifti
 from training.readers.dicom_folder import read_dicom_folder
 from training.readers.label_table import labels_of_row
-from training.readers.phantom import read_phantom
+from training.readers.phantom import FIRST_SEED, read_phantom
 from training.scan import ABSENT, CLASSES, PRESENT, UNKNOWN, scan_labels_of
 
 ANY, EPIDURAL, SUBDURAL = (
