@@ -33,3 +33,46 @@ def write_pictures(root: Path) -> None:
                     Image.fromarray(grey).save(folder / f"{number}.jpg", quality=95)
                 flags = [int(IchSubtype(k.lower()) in found) for k in kinds]
                 table.writerow([patient, number, *flags, int(not any(flags)), 0])
+
+
+TINY_RECIPE = """architecture = "{architecture}"
+name = "tiny"
+source = "seconds of training, for tests"
+
+[network]
+{network}
+
+[preprocessing]
+size = 64
+pitch_mm = 3.2
+
+[localization]
+threshold = 0.05
+height = 0.01
+
+[mix]
+positives = 2
+negatives = 2
+transplants = 2
+phantoms = 2
+
+[augment]
+rotation_deg = 5
+
+[schedule]
+epochs = 1
+steps_per_epoch = 2
+average_decay = 0.5
+
+[loss]
+positions = 1.0
+"""
+"""A recipe whose training takes a second; ``architecture`` and ``network`` are to be filled in."""
+
+
+def write_recipe(
+    file: Path, architecture: str = "vicar-mil", network: str = "widths = [4, 8, 8]\nattention_width = 8"
+) -> Path:
+    """Write a recipe whose training takes a second."""
+    file.write_text(TINY_RECIPE.format(architecture=architecture, network=network), encoding="utf-8")
+    return file

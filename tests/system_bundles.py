@@ -1,4 +1,4 @@
-"""Bundles of every published system: small networks with seeded weights, whose scores are neither all 0 nor all 1.
+"""Bundles of every system: small networks with seeded weights, whose scores are neither all 0 nor all 1.
 
 Nobody trained them. They show that a system keeps its contract, not that it finds anything.
 """
@@ -78,9 +78,14 @@ SMALL: Mapping[str, SmallSystem] = {
         localization=_POINTS_OF_MAPS,
         rule="max",
     ),
+    "lite-mil": SmallSystem(
+        config={"width": 8, "neighbours": 0.25},
+        preprocessing={"size": 64, "pitch_mm": 3},
+        localization=_POINTS_OF_MAPS,
+    ),
 }
 ARCHITECTURES = tuple(SMALL)
-SIX_CLASSES = ("he-fusion", "burduja")
+SIX_CLASSES = ("he-fusion", "burduja", "lite-mil")
 """The systems that tell the subtypes apart."""
 
 
@@ -184,8 +189,12 @@ def _random_system(architecture: str) -> System:
     config: Any = typed_section(kind.config_type, small.config, folder / "bundle.json", "config")
     execution = Execution(device="cpu")
     networks = tuple(execution.place(kind.network(config)) for _ in range(small.members))
-    preprocessing: Any = typed_section(kind.preprocessing_type, small.preprocessing, folder / "bundle.json", "preprocessing")
-    localization: Any = typed_section(kind.localization_type, small.localization, folder / "bundle.json", "localization")
+    preprocessing: Any = typed_section(
+        kind.preprocessing_type, small.preprocessing, folder / "bundle.json", "preprocessing"
+    )
+    localization: Any = typed_section(
+        kind.localization_type, small.localization, folder / "bundle.json", "localization"
+    )
     return kind(networks, config, preprocessing, localization, execution)
 
 

@@ -1,164 +1,377 @@
-"""``python -m training``: cross-validate, fit and bundle the shipped model."""
+"""``python -m training``: labelled data, recipes, runs, their evaluation, and the bundle that comes of them."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from training.cross_validate import cross_validate, pretrained
-from training.dataset import SliceSet, load_ct_ich
-from training.evaluate import OutOfFold
-from training.first_weights import RECIPES, make
-from training.phantoms import load_phantoms
-from training.release import release
-from training.train_vicar import TrainingConfig
+from ich_node.errors import ConfigurationError
+from training.blast_ct import BlastCt
+from training.phantom_sets import training_phantoms
+from training.readers import READERS, ReadOptions, read
+from training.recipe import SHIPPED, Recipe, find_recipe
+from training.scan import Scan
+from training.split import Split, make_split
 
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 _data = click.option(
     "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "sources",
+    multiple=True,
     required=True,
-    help="Folder of CT-ICH v1.0.0: Patients_CT and hemorrhage_diagnosis.csv.",
+    metavar="NAME=FOLDER",
+    help=f"Labelled data; NAME is one of {', '.join(READERS)}. May be given several times.",
 )
 _cache = click.option(
     "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=_FOLDER,
     default=Path("training-cache"),
     show_default=True,
-    help="Where preprocessed slices are kept.",
+    help="Where preprocessed slices, indices of headers and a teacher's answers are kept.",
 )
+_phantoms = click.option(
+    "--phantoms",
+    type=click.IntRange(0),
+    default=72,
+    show_default=True,
+    help="Trained on beside the patients.",
+)
+_teacher = click.option(
+    "--teacher",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of BLAST-CT weights, which say where labelled bleeds lie. Without: slice labels alone.",
+)
+_threads = click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 
 
-@click.group()
+class _Commands(click.Group):
+    """Tells a mistake in settings or data by one line instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ConfigurationError, LookupError, OSError, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands)
 def main() -> None:
-    """Train the networks that the node reads with."""
+    """Train, compare and release what the node reads with."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
 
-@main.command("cross-validate")
+@main.command("recipes")
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    for file in sorted(SHIPPED.glob("*.toml")):
+        recipe = find_recipe(str(file))
+        click.echo(f"{recipe.name:30} {recipe.architecture:12} {recipe.source}")
+
+
+@main.command("split")
 @_data
 @_cache
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run."
-)
-@click.option("--epochs", type=click.IntRange(1), default=TrainingConfig.epochs, show_default=True)
-@click.option("--steps", type=click.IntRange(1), default=TrainingConfig.steps_per_epoch, show_default=True)
-@click.option("--pretraining-epochs", type=click.IntRange(1), default=TrainingConfig.pretraining_epochs)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="JSON file.")
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
+@click.option("--test", type=click.FloatRange(0, 0.9), default=0.0, help="Share of patients in no fold.")
+@click.option("--seed", type=int, default=20, show_default=True)
+def split_(sources: tuple[str, ...], cache: Path, out: Path, folds: int, test: float, seed: int) -> None:
+    """Deal patients out to folds, stratified, and write who is where."""
+    scans = _read(sources, cache)
+    made = make_split(scans, name=out.stem, seed=seed, folds=folds, test=test)
+    made.save(out)
+    click.echo(f"{len(made.folds)} patients in {made.count} folds, {len(made.held_out)} held out: {out}")
+
+
+@main.command("teach")
+@_data
+@_cache
+@click.option("--weights", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@_threads
+def teach(sources: tuple[str, ...], cache: Path, weights: Path, threads: int | None) -> None:
+    """Ask BLAST-CT where the bleeds of labelled slices lie; answers are kept and asked for once."""
+    _use_threads(threads)
+    teacher = BlastCt(weights, cache)
+    for scan in _read(sources, cache):
+        teacher(scan)
+
+
+@main.command("fit")
+@click.argument("recipe")
+@_data
+@_cache
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the run.")
+@click.option("--split", "split_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--begin",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Go on from the networks of this finished run of the same split.",
+    "--folds", type=click.IntRange(2), default=5, show_default=True, help="Where no split is given."
 )
 @click.option("--fold", "only", type=click.IntRange(0), multiple=True, help="Only these folds, from 0.")
-@click.option(
-    "--phantoms", type=click.IntRange(0), default=150, show_default=True, help="0: real slices only."
-)
+@_phantoms
+@_teacher
 @click.option("--limit", type=click.IntRange(4), help="Only so many patients: a trial.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
-def cross_validate_(
-    data: Path,
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
+@click.option("--steps", type=click.IntRange(1), help="Per epoch, instead of the recipe's.")
+@click.option("--accelerator", default="auto", show_default=True, help="As Lightning has it: cpu, gpu, auto.")
+@click.option("--devices", default="auto", show_default=True)
+@_threads
+def fit(
+    recipe: str,
+    sources: tuple[str, ...],
     cache: Path,
     out: Path,
-    epochs: int,
-    steps: int,
-    pretraining_epochs: int,
+    split_file: Path | None,
     folds: int,
-    begin: Path | None,
     only: tuple[int, ...],
     phantoms: int,
+    teacher: Path | None,
     limit: int | None,
+    epochs: int | None,
+    steps: int | None,
+    accelerator: str,
+    devices: str,
     threads: int | None,
 ) -> None:
-    """Train one network per fold of patients; goes on where an interrupted run stopped."""
-    if threads:
-        torch.set_num_threads(threads)
-    config = replace(
-        TrainingConfig(), epochs=epochs, steps_per_epoch=steps, pretraining_epochs=pretraining_epochs
+    """Train RECIPE, a name or a file, on all folds but one, for each fold; goes on where it was stopped."""
+    from training.run import train_folds
+
+    _use_threads(threads)
+    chosen = _shortened(find_recipe(recipe), epochs, steps)
+    scans = _limited(_read(sources, cache), limit)
+    split = (
+        Split.load(split_file)
+        if split_file
+        else make_split(scans, name=out.name, seed=chosen.schedule.seed, folds=folds)
     )
-    slices = load_ct_ich(data, cache, config.preprocess, limit)
-    synthetic = _phantoms(cache, config, phantoms)
-    if any(fold >= folds for fold in only):
-        raise click.BadParameter(f"folds are numbered 0 to {folds - 1}", param_hint="--fold")
-    if cross_validate(slices, out, config, folds=folds, only=only, phantoms=synthetic, begin=begin):
-        click.echo(f"Out-of-fold predictions are in {out / 'oof.npz'}; `python -m training release` goes on.")
-    else:
-        click.echo("These folds are done; others are not yet.")
+    split.verify(scans)
+    if any(fold >= split.count for fold in only):
+        raise click.BadParameter(f"folds are numbered 0 to {split.count - 1}", param_hint="--fold")
+    everything = [*scans, *training_phantoms(phantoms, ReadOptions(cache=cache, processes=_processes()))]
+    done = train_folds(
+        chosen,
+        everything,
+        split,
+        cache,
+        out,
+        only=only,
+        teacher=BlastCt(teacher, cache) if teacher else None,
+        engine={"accelerator": accelerator, "devices": devices, "progress": True},
+    )
+    click.echo(
+        f"Predictions of all folds are in {out}." if done else "These folds are done; others are not yet."
+    )
 
 
-@main.command("pretrain")
-@_cache
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run."
+@main.command("evaluate")
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--steps", type=click.IntRange(1), default=TrainingConfig.steps_per_epoch, show_default=True)
-@click.option("--pretraining-epochs", type=click.IntRange(1), default=TrainingConfig.pretraining_epochs)
-@click.option("--phantoms", type=click.IntRange(3), default=150, show_default=True)
-def pretrain(cache: Path, out: Path, steps: int, pretraining_epochs: int, phantoms: int) -> None:
-    """Train on phantoms alone; ``cross-validate`` with the same folder begins with the result."""
-    config = replace(TrainingConfig(), steps_per_epoch=steps, pretraining_epochs=pretraining_epochs)
-    synthetic = load_phantoms(cache, config.preprocess, phantoms)
-    out.mkdir(parents=True, exist_ok=True)
-    pretrained(out, config, synthetic)
+@click.option("--sensitivity", type=click.FloatRange(0.5, 1), default=0.95, show_default=True)
+@click.option("--specificity", type=click.FloatRange(0.5, 1), default=0.95, show_default=True)
+def evaluate(runs: tuple[Path, ...], sensitivity: float, specificity: float) -> None:
+    """Write report, numbers and plots of finished runs, each into its folder, and print the papers' tables."""
+    from training.evaluation.operating_point import choose
+    from training.evaluation.report import write_report
+    from training.run import predictions_of
+
+    for run in runs:
+        predictions = predictions_of(run)
+        if predictions is None:
+            raise ValueError(f"{run}: not all folds are done")
+        choice = choose(predictions, sensitivity=sensitivity, specificity=specificity)
+        out = run / "report"
+        write_report(
+            predictions, choice.decision, choice.points, out, sensitivity=sensitivity, specificity=specificity
+        )
+        click.echo((out / "report.md").read_text(encoding="utf-8"))
 
 
 @main.command("release")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_data
+@_cache
+@_phantoms
+@click.option("--out", type=_FOLDER, required=True, help="Folder of the bundle.")
+@click.option("--version", required=True, help="Of the bundle.")
+@click.option("--sensitivity", type=click.FloatRange(0.5, 1), default=0.95, show_default=True)
+@click.option("--specificity", type=click.FloatRange(0.5, 1), default=0.95, show_default=True)
 @click.option(
-    "--run",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of a finished cross-validation.",
+    "--outlined", type=click.IntRange(0), default=30, show_default=True, help="Phantoms to point at."
 )
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the bundle."
-)
-@click.option("--version", required=True, help="Version of the bundle.")
-@click.option("--phantoms", type=click.IntRange(0), default=150, show_default=True)
 @click.option(
     "--remark", "remarks", multiple=True, help="A sentence for the card: what else was tried and seen."
 )
-def release_(run: Path, out: Path, version: str, phantoms: int, remarks: tuple[str, ...]) -> None:
-    """Evaluate a cross-validation and write its networks, as one ensemble, into a bundle."""
-    with np.load(run / "oof.npz", allow_pickle=False) as arrays:
-        predictions = OutOfFold(
-            logit=arrays["logit"], label=arrays["label"], scan=arrays["scan"], fold_of=arrays["fold_of"]
-        )
-    members = [load_file(file) for file in sorted(run.glob("fold*.safetensors"))]
-    metrics = release(
-        out, members, predictions, run / "run.json", version=version, phantoms=phantoms, remarks=remarks
-    )
+@_threads
+def release_(
+    run: Path,
+    sources: tuple[str, ...],
+    cache: Path,
+    phantoms: int,
+    out: Path,
+    version: str,
+    sensitivity: float,
+    specificity: float,
+    outlined: int,
+    remarks: tuple[str, ...],
+    threads: int | None,
+) -> None:
+    """Evaluate a finished RUN and write its networks, as one ensemble, into a bundle with its card."""
+    from training.phantom_sets import unseen_phantoms
+    from training.pointing import pointing
+    from training.release import Wanted, release
+
+    _use_threads(threads)
+    options = ReadOptions(cache=cache, processes=_processes())
+    scans = [*_read(sources, cache), *training_phantoms(phantoms, options)]
+    wanted = Wanted(version=version, sensitivity=sensitivity, specificity=specificity, remarks=remarks)
+    metrics = release(run, scans, out, wanted)
+    if outlined:
+        # with the bundle itself: what it does is what is counted
+        metrics = release(run, scans, out, wanted, pointing(out, unseen_phantoms(outlined, options)))
     click.echo(json.dumps(metrics, indent=2))
 
 
-@main.command("first-weights")
+@main.command("compare")
 @_data
 @_cache
-@click.option("--system", type=click.Choice(sorted(RECIPES)), required=True, help="Which system.")
+@click.option("--runs", type=_FOLDER, default=Path("training-runs"), show_default=True)
+@click.option("--split", "split_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the bundle."
+    "--folds", type=click.IntRange(2), default=5, show_default=True, help="Where no split is given."
 )
-@click.option("--steps", type=click.IntRange(10), help="Instead of the recipe's.")
-@click.option("--phantoms", type=click.IntRange(3), default=45, show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
-def first_weights(
-    data: Path, cache: Path, system: str, out: Path, steps: int | None, phantoms: int, threads: int | None
+@click.option("--fold", "only", type=click.IntRange(0), multiple=True, help="Only these folds, from 0.")
+@click.option("--recipe", "recipes_", multiple=True, help="Only these, of those that are compared.")
+@_phantoms
+@_teacher
+@click.option("--limit", type=click.IntRange(4), help="Only so many patients: a trial.")
+@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipes'.")
+@click.option("--steps", type=click.IntRange(1), help="Per epoch, instead of the recipes'.")
+@_threads
+def compare(
+    sources: tuple[str, ...],
+    cache: Path,
+    runs: Path,
+    split_file: Path | None,
+    folds: int,
+    only: tuple[int, ...],
+    recipes_: tuple[str, ...],
+    phantoms: int,
+    teacher: Path | None,
+    limit: int | None,
+    epochs: int | None,
+    steps: int | None,
+    threads: int | None,
 ) -> None:
-    """Train a small network of one system for minutes, to see what it shows; no model to read with."""
+    """Train all systems and their ablations that are not done, on one split; `results` writes the page."""
+    from training.comparison import read_rows, run_missing
+    from training.run import train_folds
+
+    _use_threads(threads)
+    rows = read_rows()
+    if unknown := sorted({*recipes_} - {row.recipe for row in rows}):
+        known = ", ".join(row.recipe for row in rows)
+        raise click.BadParameter(f"{unknown[0]!r} is not compared; there is {known}", param_hint="--recipe")
+    scans = _limited(_read(sources, cache), limit)
+    split = (
+        Split.load(split_file) if split_file else make_split(scans, name="comparison", seed=20, folds=folds)
+    )
+    split.verify(scans)
+    everything = [*scans, *training_phantoms(phantoms, ReadOptions(cache=cache, processes=_processes()))]
+    asked = BlastCt(teacher, cache) if teacher else None
+
+    def train(name: str, out: Path) -> bool:
+        chosen = _shortened(find_recipe(name), epochs, steps)
+        return train_folds(chosen, everything, split, cache, out, only=only, teacher=asked) is not None
+
+    run_missing(runs, train, [row for row in rows if not recipes_ or row.recipe in recipes_])
+
+
+@main.command("results")
+@click.option("--runs", type=_FOLDER, default=Path("training-runs"), show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/results.md"))
+def results(runs: Path, out: Path) -> None:
+    """Write the page of results from the comparison's runs that are done."""
+    from training.comparison import write_page
+
+    lines = write_page(runs, out, f"python -m training results --runs {runs} --out {out}")
+    click.echo(f"{len(lines)} runs: {out}")
+
+
+@main.command("check")
+@_data
+@_cache
+@click.option("--split", "split_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--images", is_flag=True, help="Read every image too: finds damaged ones and copies.")
+@click.option("--json", "as_json", is_flag=True)
+def check_(
+    sources: tuple[str, ...], cache: Path, split_file: Path | None, images: bool, as_json: bool
+) -> None:
+    """Say what is missing, doubled, damaged or leaking between the parts of a split."""
+    from training.check import check
+
+    options = ReadOptions(cache=cache, processes=_processes())
+    scans = [scan for source in sources for scan in _one_source(source, options)]
+    split = Split.load(split_file) if split_file else None
+    report = check(scans, split, faults=options.faults, read_images=images, processes=_processes())
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.text())
+    if not report.is_sound:
+        raise SystemExit(1)
+
+
+def _one_source(source: str, options: ReadOptions) -> list[Scan]:
+    name, _, folder = source.partition("=")
+    if name not in READERS or not folder:
+        raise click.BadParameter(f"{source!r} is not NAME=FOLDER with a known NAME", param_hint="--data")
+    return read(name, Path(folder), options)
+
+
+def _read(sources: Sequence[str], cache: Path) -> list[Scan]:
+    """All scans of the named data; what is wrong with them is told, and nothing stops because of it."""
+    scans: list[Scan] = []
+    for source in sources:
+        options = ReadOptions(cache=cache, processes=_processes())
+        scans += _one_source(source, options)
+        for fault in options.faults[:20]:
+            click.echo(f"{fault.kind}: {fault.where}: {fault.what}", err=True)
+        if len(options.faults) > 20:
+            click.echo(f"and {len(options.faults) - 20} more; `check` shows all", err=True)
+    return scans
+
+
+def _limited(scans: list[Scan], limit: int | None) -> list[Scan]:
+    """Only so many, half of them with hemorrhage where there are so many."""
+    if limit is None:
+        return scans
+    positive = [scan for scan in scans if scan.scan_labels[0] == 1][: limit // 2]
+    return positive + [scan for scan in scans if scan.scan_labels[0] == 0][: limit - len(positive)]
+
+
+def _shortened(recipe: Recipe, epochs: int | None, steps: int | None) -> Recipe:
+    schedule = recipe.schedule
+    return replace(
+        recipe,
+        schedule=replace(
+            schedule,
+            epochs=epochs or schedule.epochs,
+            steps_per_epoch=steps or schedule.steps_per_epoch,
+        ),
+    )
+
+
+def _processes() -> int:
+    return os.cpu_count() or 1
+
+
+def _use_threads(threads: int | None) -> None:
     if threads:
         torch.set_num_threads(threads)
-    recipe = RECIPES[system]
-    recipe = replace(recipe, steps=steps or recipe.steps)
-    click.echo(json.dumps(make(recipe, data, cache, out, phantoms=phantoms), indent=2))
-
-
-def _phantoms(cache: Path, config: TrainingConfig, count: int) -> SliceSet | None:
-    return load_phantoms(cache, config.preprocess, count) if count else None
 
 
 if __name__ == "__main__":

@@ -7,18 +7,21 @@ head has.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from ich_node.model.bundle_section import Limits, Share
 from training.augment import AugmentConfig, augment
 from training.cuts import Cuts
-from training.scan import PRESENT
+from training.scan import PRESENT, UNKNOWN
 
 Rows = npt.NDArray[np.int64]
+Number = Annotated[int, Limits(least=0)]
 _ROOM_HU = (-20.0, 110.0)
 """Bone and air at the border of a transplant stay what they are."""
 _SEEN_PIXELS = 25.0
@@ -31,16 +34,18 @@ _DONORS = 24
 class Mix:
     """Slices of each kind in one training step."""
 
-    positives: int = 9
+    positives: Number = 9
     """Real, with hemorrhage: half drawn by patient, half by slice."""
-    negatives: int = 11
+    negatives: Number = 11
     """Real, without."""
-    transplants: int = 6
+    transplants: Number = 6
     """Real slices without hemorrhage into which a bleed of another head is set: a real one or a phantom's."""
-    phantoms: int = 6
+    phantoms: Number = 6
     """Half of them with hemorrhage."""
-    real_donors: float = 0.7
+    real_donors: Share = 0.7
     """Share of transplants whose bleed is a real one, where real ones are known."""
+    uniform: Number = 0
+    """Real, whatever they show: all in turn, in an order that is new with each pass."""
 
 
 class Batch(NamedTuple):
@@ -56,6 +61,8 @@ class Batch(NamedTuple):
     """(batch, classes) float32: 1, 0 or -1 for not known."""
     located: torch.Tensor
     """(batch,) bool: the lesion is known, be it nowhere."""
+    lengths: tuple[int, ...] = ()
+    """Of the windows of neighbouring slices, one after the other; empty where each slice stands by itself."""
 
 
 @dataclass
@@ -105,15 +112,24 @@ class Batches(torch.utils.data.Dataset[Batch]):
         # a phantom's slice with a trace of blood that was not counted is neither
         self.phantom_positive = np.flatnonzero(seen & synthetic & bleeding)
         self.phantom_negative = np.flatnonzero(seen & synthetic & sound & (cuts.blood == 0))
+        self.any_real = np.flatnonzero(seen & ~synthetic & (cuts.labels != UNKNOWN).any(axis=1))
         donors = seen & bleeding & cuts.located & (cuts.blood > _SEEN_PIXELS)
         self.real_donors = np.flatnonzero(donors & ~synthetic)
         self.phantom_donors = np.flatnonzero(donors & synthetic)
         if (mix.positives and not len(self.positive)) or (mix.negatives and not len(self.negative)):
             raise ValueError("training needs slices with and without hemorrhage")
+        if mix.uniform and not len(self.any_real):
+            raise ValueError("training needs slices of patients with labels")
         if len(self.positive):
             share = np.bincount(cuts.scan[self.positive], minlength=len(cuts.scans))
             by_scan = 1 / share[cuts.scan[self.positive]]
             self.weight = 0.5 * by_scan / by_scan.sum() + 0.5 / len(self.positive)
+        any_donor = len(self.real_donors) or len(self.phantom_donors)
+        self.transplanting = bool(mix.transplants and len(self.negative) and any_donor)
+        if not self.transplanting and not any(map(len, self._rows(np.random.default_rng(seed), 0))):
+            raise ValueError(
+                "training needs slices: there are none of those that the recipe's mix is made of"
+            )
 
     def __len__(self) -> int:
         return self.steps
@@ -122,20 +138,19 @@ class Batches(torch.utils.data.Dataset[Batch]):
         """Draw one step's slices."""
         rng = np.random.default_rng([self.seed, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        parts = [self._gathered(rows) for rows in self._rows(rng) if len(rows)]
-        if (
-            self.mix.transplants
-            and len(self.negative)
-            and (len(self.real_donors) or len(self.phantom_donors))
-        ):
+        parts = [self._gathered(rows) for rows in self._rows(rng, step) if len(rows)]
+        if self.transplanting:
             parts.append(self._transplants(rng))
         whole = _Wide(*(torch.cat([getattr(p, name) for p in parts]) for name in _Wide.__annotations__))
         moving = torch.cat([whole.mask[:, None], whole.lesion], 1)
         hu, moved = augment(whole.hu, moving, self.size, self.augmentation, generator)
         return Batch(hu, moved[:, 0] > 0.5, moved[:, 1:], whole.labels, whole.located)
 
-    def _rows(self, rng: np.random.Generator) -> list[Rows]:
+    def _rows(self, rng: np.random.Generator, step: int) -> list[Rows]:
         rows = []
+        if self.mix.uniform:
+            turn = in_turn(len(self.any_real), step * self.mix.uniform, self.mix.uniform, self.seed)
+            rows.append(self.any_real[turn])
         if len(self.positive):
             rows.append(rng.choice(self.positive, self.mix.positives, p=self.weight))
         if len(self.negative):
@@ -190,6 +205,29 @@ class Batches(torch.utils.data.Dataset[Batch]):
             pool = rng.choice(self.real_donors if real else self.phantom_donors, _DONORS)
             out.append(pool[np.abs(self.cuts.area[pool] - self.cuts.area[host]).argmin()])
         return np.array(out, np.int64)
+
+
+def in_turn(size: int, first: int, count: int, seed: int) -> Rows:
+    """Some places of an endless row of passes over ``size`` things, each pass in an order of its own.
+
+    Parameters
+    ----------
+    first, count
+        Where in the row, and how many.
+
+    Returns
+    -------
+    numpy.ndarray
+        (count,) indices below ``size``.
+    """
+    numbers = np.arange(first, first + count)
+    orders = {p: _order(size, seed, int(p)) for p in np.unique(numbers // size)}
+    return np.array([orders[n // size][n % size] for n in numbers], np.int64)
+
+
+@lru_cache(maxsize=4)
+def _order(size: int, seed: int, number: int) -> Rows:
+    return np.random.default_rng([seed, number, size]).permutation(size)
 
 
 def _fitting(donor: torch.Tensor, host: torch.Tensor) -> torch.Tensor:

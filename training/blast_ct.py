@@ -11,6 +11,9 @@ that the radiologists labelled probably is. What was trained or measured with it
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import zipfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +27,7 @@ from torch.nn import functional
 
 from ich_node.model.intracranial import intracranial_mask
 from training.cuts import Taught, plain_name
-from training.scan import PRESENT, Scan
+from training.scan import PRESENT, Scan, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -130,23 +133,38 @@ class BlastCt:
         if scan.synthetic or not len(slices):
             return None
         file = self.folder / f"{plain_name(scan.source)}-{plain_name(scan.scan_id)}.npz"
-        if not file.is_file():
+        kept = _kept(file)
+        # asked again where other slices are labelled positive now
+        if kept is None or not np.array_equal(kept.slices, slices):
             self._ask(scan, slices, file)
-        with np.load(file, allow_pickle=False) as arrays:
-            return Taught(slices=arrays["slices"], likelihood=arrays["likelihood"], pitch_mm=1.0)
+            kept = _kept(file)
+        return kept
 
     def _ask(self, scan: Scan, slices: npt.NDArray[np.int64], file: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        volume = scan.read()
+        volume = read_volume(scan)
         mask = intracranial_mask(volume.hu, volume.spacing_mm)
         inside = np.stack([mask.on_source_grid(i) for i in range(len(volume.hu))])
         likelihood = blood_likelihood(
             load_teachers(self.weights), volume.hu, volume.spacing_mm, inside, slices.tolist()
         )
-        temporary = file.with_suffix(".tmp.npz")
+        temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp.npz")
         np.savez_compressed(temporary, slices=slices, likelihood=likelihood)
         temporary.replace(file)
         logger.info("%s: %d slices of %s taught", self.name, len(slices), scan.scan_id)
+
+
+def _kept(file: Path) -> Taught | None:
+    """What was answered before; None where nothing was, or the file is damaged."""
+    try:
+        # opened here: np.load leaves a damaged file open
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            return Taught(slices=arrays["slices"], likelihood=arrays["likelihood"], pitch_mm=1.0)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        logger.warning("%s is damaged; the teacher is asked again", file)
+        return None
 
 
 def teacher_files(folder: Path) -> list[Path]:
@@ -170,11 +188,17 @@ def load_teachers(folder: Path) -> list[DeepMedic]:
     ------
     FileNotFoundError
         There is none.
+    ValueError
+        A file holds something else; the message names it.
     """
     teachers = []
     for file in teacher_files(folder):
         network = DeepMedic()
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        try:
+            network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            first = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ValueError(f"{file} does not hold the weights of BLAST-CT v1 ({first})") from error
         teachers.append(network.eval())
     return teachers
 
@@ -213,7 +237,10 @@ def blood_likelihood(
     low, high = _HU
     x = (2 * np.clip(fine, low, high) - low - high) / (high - low)
     found = np.zeros((len(slices), len(BLOOD), *shape[1:]), np.float32)
-    where = ndimage.affine_transform(inside.astype(np.uint8), step, output_shape=shape, order=0)
+    # the last of the fine grid may lie a little beyond the last slice, row or column
+    where = ndimage.affine_transform(
+        inside.astype(np.uint8), step, output_shape=shape, order=0, mode="nearest"
+    )
     levels = [round(i * spacing_mm[0]) for i in slices]
     for corner in _corners(where, levels):
         tile = tuple(slice(a - _BORDER, a + n + _BORDER) for a, n in zip(corner, _TILE, strict=True))

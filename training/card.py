@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.draft_bundle import INTENDED_USE
+from training.scan import CLASSES
 
 _WHAT = {
     "lite-mil": (
@@ -33,41 +34,87 @@ def model_card(description: Mapping[str, Any]) -> str:
 {INTENDED_USE}
 
 {_WHAT[description["architecture"]]}
-{description["members"]} networks of one shape are averaged, each over the slice and its mirror image.
+{_ensemble(description)}
 
 ## Learnt from
 
 {sources}
 
-{_LEARNT}
+{_learnt(description)}
 ## How well, on real patients only
 
 {_table(found)}
 {_nested(found["nested"])}
 {metrics["note"]}
 {_pointing(metrics.get("pointing"))}
-{_LIMITS}{_remarks(metrics.get("remarks", ()))}"""
+{_limits(description)}{_remarks(metrics.get("remarks", ()))}"""
 
 
-_LEARNT = """Real patients give labels of whole slices. Where a teacher is listed, it says where on a slice that
-radiologists labelled positive the bleed probably is; it was asked about no other slice and is no part of the bundle.
-Bleeds of training patients and of phantoms were also set into slices without hemorrhage of other training patients.
-
+_MIRRORED = ("lite-mil", "vicar-mil")
+_CT_ICH = """
 CT-ICH v1.0.0 has no pixel spacing: it was estimated from the size of the cranial cavity. Its Hounsfield units come
 from two 8-bit windows.
 """
-_LIMITS = """
-## What these numbers cannot show
 
-- Sixty patients of one hospital, 26 with hemorrhage: intervals are wide, and another hospital, scanner, kernel or slice
-  thickness is outside of them. They do not cover another training run either.
-- Subdural hemorrhage comes from 3 patients, subarachnoid from 14 slices, intraventricular from 18: how well subtypes
-  are told apart is not known.
-- The real patients have no outlines. Where the strongest point lies was counted on phantoms, and phantoms are no
-  measure of real performance.
-- Contrast, postoperative heads, tumours and calcifications that look like blood were hardly seen.
-- Slices of other thickness than 5 mm were seen in phantoms only.
-"""
+
+def _ensemble(description: Mapping[str, Any]) -> str:
+    count = description["members"]
+    mirrored = "over the slice and its mirror image" if description["architecture"] in _MIRRORED else ""
+    if count == 1:
+        return f"It is one network{', averaged ' + mirrored if mirrored else ''}."
+    return f"{count} networks of one shape are averaged{', each ' + mirrored if mirrored else ''}."
+
+
+def _learnt(description: Mapping[str, Any]) -> str:
+    names = [source["name"] for source in description["training_data"]]
+    said = ["Real patients give labels of whole slices."]
+    if any(name.startswith("BLAST-CT") for name in names):
+        said.append(
+            "The teacher says where on a slice that radiologists labelled positive the bleed probably is; it was "
+            "asked about no other slice and is no part of the bundle."
+        )
+    if description["training_recipe"]["mix"]["transplants"]:
+        said.append(
+            "Bleeds of training patients and of phantoms were also set into slices without hemorrhage of other "
+            "training patients."
+        )
+    return f"{' '.join(said)}\n{_CT_ICH if any(n.startswith('CT-ICH v1.0') for n in names) else ''}"
+
+
+def _limits(description: Mapping[str, Any]) -> str:
+    real = [source for source in description["training_data"] if "patients" in source]
+    patients, positive = (sum(s[key] for s in real) for key in ("patients", "scans_with_hemorrhage"))
+    counts = {
+        kind: tuple(sum(s["with"][kind][of] for s in real) for of in ("scans", "slices"))
+        for kind in (str(subtype) for subtype in CLASSES[1:])
+    }
+    kinds = ", ".join(f"{kind} {scans} ({slices})" for kind, (scans, slices) in counts.items())
+    lines = [
+        f"{patients} patients of {_data_sets(len(real))}, {positive} scans with hemorrhage: the intervals are of other "
+        "patients from there. Another hospital, scanner, kernel or slice thickness is outside of them, and so is "
+        "another training run.",
+        f"Scans (and slices) of each subtype: {kinds}. How well subtypes are told apart is known no better than "
+        "that.",
+        "Contrast medium, operated heads, tumours and calcifications that look like blood are not labelled in these "
+        "data: how they are read is not known.",
+    ]
+    if not any(source["outlined_scans"] for source in real):
+        lines.append(
+            "The real patients have no outlines: whether points lie in their bleeds was not counted."
+        )
+    if description["metrics"].get("pointing"):
+        lines.append("Points were counted on phantoms, and phantoms are no measure of real performance.")
+    if "slice_spacing_mm" in description["training_inputs"]:
+        low, high = description["training_inputs"]["slice_spacing_mm"]
+        lines.append(
+            f"Slices that lie {low:g} to {high:g} mm apart are like those of the real patients. Others were seen in "
+            "phantoms at most: they are read, and flagged."
+        )
+    return "\n## What these numbers cannot show\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def _data_sets(count: int) -> str:
+    return "one data set" if count == 1 else f"{count} data sets"
 
 
 def _table(found: Mapping[str, Any]) -> str:

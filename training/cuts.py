@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ich_node.findings import IchSubtype
@@ -28,7 +28,7 @@ from ich_node.model.coarse_grid import DEFAULT
 from ich_node.model.preprocess import SliceFrame, cut_out
 from ich_node.model.system import Head
 from training.grids import cut
-from training.scan import CLASSES, PRESENT, Labels, Scan, Volume
+from training.scan import CLASSES, PRESENT, Labels, Scan, Volume, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +129,28 @@ def load_cuts(scans: Sequence[Scan], preprocessing: Any, cache: Path, teacher: T
     folder = cache / f"cuts-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "of.json").write_text(key)
-    files = tuple(
-        folder / f"{plain_name(scan.source)}-{plain_name(scan.scan_id)}.safetensors" for scan in scans
-    )
-    missing = [(s, f) for s, f in zip(scans, files, strict=True) if not f.is_file()]
+    files = tuple(folder / _file_name(scan) for scan in scans)
+    missing = [(s, f) for s, f in zip(scans, files, strict=True) if not _is_whole(f)]
     _build(missing, partial(_write, preprocessing=preprocessing, teacher=teacher))
     return _indexed(tuple(scans), files)
+
+
+def _file_name(scan: Scan) -> str:
+    """Of a scan's slices; other labels or other slices under the same identifier are another file."""
+    said = hashlib.sha256(json.dumps(scan.slice_ids).encode() + scan.labels.tobytes()).hexdigest()[:8]
+    return f"{plain_name(scan.source)}-{plain_name(scan.scan_id)}-{said}.safetensors"
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and as long as it says; one that a full disk cut short is made anew."""
+    try:
+        with safe_open(file, framework="numpy"):
+            return True
+    except FileNotFoundError:
+        return False
+    except (OSError, SafetensorError):
+        logger.warning("%s is damaged and is made anew", file)
+        return False
 
 
 def _build(missing: Sequence[tuple[Scan, Path]], write: Callable[[tuple[Scan, Path]], None]) -> None:
@@ -152,10 +168,7 @@ def _build(missing: Sequence[tuple[Scan, Path]], write: Callable[[tuple[Scan, Pa
 
 def _write(item: tuple[Scan, Path], preprocessing: Any, teacher: Teacher | None) -> None:
     scan, file = item
-    try:
-        volume = scan.read()
-    except (OSError, ValueError) as error:
-        raise type(error)(f"scan {scan.scan_id}: {error}") from error
+    volume = read_volume(scan)
     tensors = scan_tensors(volume, scan.labels, preprocessing, teacher and teacher(scan))
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     save_file(tensors, temporary)
@@ -200,7 +213,9 @@ def _lesion(
     nowhere = np.zeros((len(KINDS), size, size), np.uint8)
     if volume.lesion is not None:
         outlined = [255 * plane.astype(np.float32) for plane in _kinds(volume.lesion[index])]
-        return np.stack([_moved(plane, frame, size) for plane in outlined]), True
+        # a slice labelled positive that nobody outlined does not say where
+        known = bool(labels[0] != PRESENT or volume.lesion[index].any())
+        return np.stack([_moved(plane, frame, size) for plane in outlined]), known
     if labels[0] != PRESENT:
         return nowhere, bool(labels[0] == 0)
     if taught is None or index not in taught.slices:

@@ -39,12 +39,13 @@ def write_bundle(
     about
         Keys of ``bundle.json`` beyond those that recipe and weights give; they take precedence.
     dtype
-        Of the stored weights. Half precision halves the file; the networks run in full.
+        Of the stored weights. Half precision halves the file; the networks run in full. A tensor that it cannot
+        hold stays as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoded = save(
         {
-            f"{number}.{key}": (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            f"{number}.{key}": _stored(value, dtype).contiguous()
             for number, member in enumerate(members)
             for key, value in member.items()
         }
@@ -71,3 +72,11 @@ def write_bundle(
     (folder / WEIGHTS_FILE).write_bytes(encoded)
     (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def _stored(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
+    stored = value.to(dtype)
+    # 16 bits end at 65504, which a variance may exceed
+    return value if stored.isinf().any() else stored

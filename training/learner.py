@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training.batches import Batch, Batches
+from training.batches import Batches
 from training.cuts import Cuts
+from training.engine import fit
 from training.recipe import Recipe
-from training.scan import CLASSES
+from training.scan import CLASSES, UNKNOWN
 
 
 class Learner(ABC):
@@ -26,16 +30,41 @@ class Learner(ABC):
         Of the same system.
     """
 
+    base: Path | None = None
+    """Folder of the same fold of the run that ``recipe.base`` names."""
+
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.network: nn.Module = recipe.system.network(recipe.network)
+        self.network: nn.Module = self.make_network()
+
+    def make_network(self) -> nn.Module:
+        """The network with random weights."""
+        network: nn.Module = self.recipe.system.network(self.recipe.network)
+        return network
+
+    def train(
+        self, cuts: Cuts, trained: npt.NDArray[np.bool_], out: Path, *, seed: int, **engine: Any
+    ) -> nn.Module:
+        """Train the network of one fold, or go on with it, and give it back in evaluation mode.
+
+        Parameters
+        ----------
+        trained, out, seed, engine
+            As `training.engine.fit` has them.
+        """
+        self.renew(seed)
+        return fit(self, cuts, trained, out, seed=seed, **engine)
+
+    def renew(self, seed: int) -> None:
+        """Make the network anew: its random weights follow from the seed alone."""
+        torch.manual_seed(seed)
+        self.network = self.make_network()
 
     def begin(self) -> None:  # noqa: B027 - most systems start from random weights
         """Bring the network to where training starts, ImageNet say; not called when a run is taken up again."""
 
-    def batches(self, cuts: Cuts, trained: npt.NDArray[np.bool_], seed: int) -> Batches:
-        """What the steps see; a system that reads neighbouring slices together draws others."""
-        schedule = self.recipe.schedule
+    def batches(self, cuts: Cuts, trained: npt.NDArray[np.bool_], seed: int) -> torch.utils.data.Dataset[Any]:
+        """What the steps see, as many as there are; a system that reads slices together draws others."""
         return Batches(
             cuts,
             trained,
@@ -43,11 +72,29 @@ class Learner(ABC):
             self.recipe.mix,
             self.recipe.augment,
             seed=seed,
-            steps=schedule.epochs * schedule.steps_per_epoch,
+            steps=self.steps(cuts, trained),
         )
 
+    def steps(self, cuts: Cuts, trained: npt.NDArray[np.bool_]) -> int:
+        """How many batches the epochs have.
+
+        Raises
+        ------
+        ValueError
+            An epoch is to show every real slice, and the batches have none.
+        """
+        schedule, mix = self.recipe.schedule, self.recipe.mix
+        if schedule.epoch == "steps":
+            return schedule.epochs * schedule.steps_per_epoch
+        shown = mix.uniform + mix.positives + mix.negatives
+        if not shown:
+            raise ValueError(f"recipe {self.recipe.name}: an epoch of slices needs real slices in its mix")
+        known = (cuts.labels != UNKNOWN).any(axis=1)
+        real = int((trained[cuts.scan] & ~cuts.synthetic & known).sum())
+        return schedule.epochs * max(1, math.ceil(real / shown))
+
     @abstractmethod
-    def losses(self, batch: Batch) -> Mapping[str, torch.Tensor]:
+    def losses(self, batch: Any) -> Mapping[str, torch.Tensor]:
         """Parts of the loss of one batch, weighted; their sum is what is made smaller."""
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from training.phantoms import FIRST_SEED
 from training.readers.faults import ReadOptions
-from training.readers.phantom import read_phantom
+from training.readers.phantom import FIRST_SEED, read_phantom
 from training.scan import Scan
 
 _THIN, _UNSEEN = 100_000, 1_000_000

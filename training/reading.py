@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ich_node.model.predict import Predictor, load_predictor
 from ich_node.model.system import Head
 from training.predictions import Predictions
-from training.scan import CLASSES, Scan, Volume
+from training.scan import CLASSES, Scan, Volume, read_volume
 
 logger = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
@@ -61,10 +61,7 @@ def read_scans(
 
 def _read(predictor: Predictor, scan: Scan, *, places: bool) -> tuple[Floats, Floats, Floats]:
     """(slices, classes) logits, (places, 7) and (slices, 2) pixel spacing of one scan."""
-    try:
-        volume = scan.read()
-    except (OSError, ValueError) as error:
-        raise type(error)(f"scan {scan.scan_id}: {error}") from error
+    volume = read_volume(scan)
     system = predictor.system
     head = Head(hu=volume.hu, spacing_mm=volume.spacing_mm)
     scores = system.score(head)
@@ -102,25 +99,26 @@ def _shifted(rows: Floats, by: int) -> Floats:
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions of several folds as one.
+    """Predictions of several folds as one; of several data sets a fold may hold scans of one alone.
 
     Raises
     ------
     ValueError
-        They are of different systems, data or splits, or a scan is in two of them.
+        They are of different systems or splits, or a patient is in two of them.
     """
-    said = {(p.system, p.data, p.split) for p in parts}
-    names = np.concatenate([p.scan_ids for p in parts])
-    if len(said) != 1 or len(set(names.tolist())) != len(names):
-        raise ValueError("predictions of different systems, data or splits, or with a scan in common")
+    said = {(p.system, p.split) for p in parts}
+    patients = [patient for p in parts for patient in set(p.patient_ids.tolist())]
+    if len(said) != 1 or len(set(patients)) != len(patients):
+        raise ValueError("predictions of different systems or splits, or with a patient in common")
     scans = np.cumsum([0, *(len(p.scan_ids) for p in parts)])
     slices = np.cumsum([0, *(len(p.scan) for p in parts)])
-    system, data, split = said.pop()
+    system, split = said.pop()
+    data = ", ".join(sorted({name for p in parts for name in p.data.split(", ")}))
     return Predictions(
         system=system,
         data=data,
         split=split,
-        scan_ids=names,
+        scan_ids=np.concatenate([p.scan_ids for p in parts]),
         patient_ids=np.concatenate([p.patient_ids for p in parts]),
         fold=np.concatenate([p.fold for p in parts]),
         scan=np.concatenate([p.scan + at for p, at in zip(parts, scans, strict=False)]),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ich_node.errors import ConfigurationError
-from ich_node.model.bundle_section import Count, NotNegative, Positive, Share, typed_section
+from ich_node.model.bundle import require_name
+from ich_node.model.bundle_section import Count, Limits, NotNegative, Positive, Share, typed_section
 from ich_node.model.decision import DecisionConfig
 from ich_node.model.system import System, find_system
 from training.augment import AugmentConfig
@@ -19,14 +20,19 @@ from training.batches import Mix
 SHIPPED = Path(__file__).parent / "recipes"
 """Recipes that come with the package, by file name."""
 
+_IMAGENET = ("lite-mil", "burduja")
+"""Architectures that can start from ImageNet."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long, how fast and how reproducibly."""
 
     epochs: Count = 20
+    epoch: Literal["steps", "slices"] = "steps"
+    """What an epoch is: ``steps_per_epoch``, or as many steps as show every real slice once."""
     steps_per_epoch: Count = 25
-    """Optimizer steps; 0 is not possible, a pass over the data is said as slices divided by the batch."""
+    """Batches; several processes share them."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     momentum: Share = 0.9
@@ -36,8 +42,8 @@ class Schedule:
     """Of the learning rate: warm-up and half a cosine; divided by ten after each of ``milestones``; or constant."""
     milestones: tuple[Count, ...] = ()
     """Epochs."""
-    gradient_norm: Positive = 2.0
-    """Longer gradients are shortened to it."""
+    gradient_norm: NotNegative = 2.0
+    """Longer gradients are shortened to it; 0: none is."""
     average_decay: Share = 0.0
     """Of the exponential moving average of the weights, per step; 0: the last weights are the result."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
@@ -60,11 +66,26 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
-    """The second stage of a system that reads single slices first (system D)."""
+    """How slices of one scan are learnt from together."""
 
     epochs: Count = 4
+    """Passes over the scans of the second stage of system D, which read single slices in the first."""
     learning_rate: Positive = 1e-4
+    """Of that stage."""
     scans_per_step: Count = 1
+    """In that stage."""
+    augmented_passes: Annotated[int, Limits(least=0)] = 0
+    """How often that stage's slices are described with random changes beside once without."""
+    window: Count = 8
+    """Neighbouring slices that system C reads at once while it learns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """What system B's windows begin as, and stay where they are fixed."""
+
+    hu: tuple[tuple[float, Positive], ...] = ()
+    """(level, width) of its three channels; empty: the paper's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +104,9 @@ class Recipe:
     schedule: Schedule
     loss: Loss
     sequence: Sequence
+    windows: Windows = field(default_factory=Windows)
+    base: str = ""
+    """Name of a run beside this one whose CNN, of the same fold, this one takes over (system D)."""
     start: Literal["random", "imagenet"] = "random"
     source: str = ""
     """Where the recipe is from and how it differs."""
@@ -149,19 +173,27 @@ def recipe_of(values: Mapping[str, Any], file: Path, name: str) -> Recipe:
         "schedule": Schedule,
         "loss": Loss,
         "sequence": Sequence,
+        "windows": Windows,
     }
-    unknown = values.keys() - sections.keys() - {"name", "architecture", "start", "source"}
+    unknown = values.keys() - sections.keys() - {"name", "architecture", "base", "start", "source"}
     if unknown:
         raise ConfigurationError(f"{file}: key {sorted(unknown)[0]!r} is not known to this version")
+    name = str(values.get("name", name))
+    require_name(name, f"{file}: the recipe's name")
     start = values.get("start", "random")
     if start not in ("random", "imagenet"):
         raise ConfigurationError(f"{file}: key 'start' is {start!r}; it has to be random or imagenet")
+    if start == "imagenet" and values["architecture"] not in _IMAGENET:
+        raise ConfigurationError(
+            f"{file}: key 'start' is 'imagenet', which there is for {' and '.join(_IMAGENET)} alone"
+        )
     made: dict[str, Any] = {
         key: typed_section(kind, values.get(key, {}), file, key) for key, kind in sections.items()
     }
     return Recipe(
-        name=str(values.get("name", name)),
+        name=name,
         architecture=values["architecture"],
+        base=str(values.get("base", "")),
         start=start,
         source=str(values.get("source", "")),
         **made,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ich_node.findings import OperatingPoints
+from ich_node.model.bundle import require_name
 from ich_node.model.decision import DecisionConfig
 from ich_node.model.input_range import InputFeatures, InputRange, measure, ranges_of
 from ich_node.model.localization import DetectorConfig
@@ -21,7 +22,7 @@ from training.evaluation.operating_point import Choice, choose
 from training.evaluation.report import write_report
 from training.pointing import Pointing
 from training.recipe import Recipe, recipe_of
-from training.run import RUN_FILE, members_of, predictions_of
+from training.run import RUN_FILE, counted_scans, members_of, predictions_of
 from training.scan import Scan
 from training.sources import IMAGENET, TEACHER, training_data
 
@@ -79,9 +80,14 @@ def release(
 
     Raises
     ------
+    ConfigurationError
+        The folder's name is none that a bundle can have.
     ValueError
-        Folds are missing, or no operating point can be chosen.
+        Folds are missing, the scans are not those of the run, or no operating point can be chosen.
     """
+    require_name(out.name, "the bundle's folder")
+    described = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
+    _check_scans(scans, described, run)
     predictions = predictions_of(run)
     if predictions is None:
         raise ValueError(f"{run}: not all folds are done")
@@ -97,7 +103,6 @@ def release(
     recipe = recipe_of_run(run)
     if wanted.detector is not None:
         recipe = replace(recipe, localization=wanted.detector)
-    described = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))
     metrics = {
         "note": NOTE,
         "cross_validation": found["summary"],
@@ -116,11 +121,28 @@ def release(
     }
     members = members_of(run)
     card = model_card(
-        {"name": out.name, "members": len(members), **about, "architecture": recipe.architecture}
+        {
+            "name": out.name,
+            "members": len(members),
+            "architecture": recipe.architecture,
+            "training_recipe": recipe.as_dict(),
+            **about,
+        }
     )
     dtype = torch.float16 if wanted.half_precision else torch.float32
     write_bundle(out, recipe, members, about, card, dtype)
     return metrics
+
+
+def _check_scans(scans: Sequence[Scan], described: dict[str, Any], run: Path) -> None:
+    """Refuse other data than the run's: the card would name what trained nothing."""
+    given = counted_scans(scans)
+    if given != described["scans"]:
+        raise ValueError(f"{run} was trained on {_listed(described['scans'])}; given is {_listed(given)}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} scans of {source}" for source, count in counts.items()) or "nothing"
 
 
 def rounded(choice: Choice) -> Choice:
@@ -135,8 +157,9 @@ def rounded(choice: Choice) -> Choice:
             rule=decision.rule,
         ),
         points=OperatingPoints(
-            high_confidence=round(choice.points.high_confidence, 4),
-            sensitive=round(choice.points.sensitive, 4),
+            # a threshold of 0 is none
+            high_confidence=max(round(choice.points.high_confidence, 4), 0.0001),
+            sensitive=max(round(choice.points.sensitive, 4), 0.0001),
         ),
     )
 
@@ -164,7 +187,7 @@ def _sources(scans: Sequence[Scan], described: dict[str, Any], recipe: Recipe) -
 
 
 def _pointing(found: Pointing | None) -> dict[str, Any] | None:
-    if found is None:
+    if found is None or not found.slices:
         return None
     low, high = found.interval()
     return {

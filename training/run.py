@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 
 from training.cuts import Teacher, load_cuts
 from training.draft_bundle import INTENDED_USE, write_bundle
-from training.engine import WEIGHTS_FILE, fit
+from training.engine import WEIGHTS_FILE
 from training.learner import Learner
 from training.predictions import Predictions
 from training.reading import joined, read_scans
@@ -83,8 +85,13 @@ def train_folds(
     Raises
     ------
     ValueError
-        ``out`` holds a run of another recipe, split or data.
+        ``out`` holds a run of another recipe, split or data; or nobody of a fold is among the scans.
     """
+    for fold in only or range(split.count):
+        if not split.measuring(scans, fold):
+            raise ValueError(
+                f"split {split.name}: fold {fold} has no patient here: take fewer folds or more patients"
+            )
     out.mkdir(parents=True, exist_ok=True)
     _claim(out / RUN_FILE, _description(recipe, scans, split, teacher))
     split.save(out / SPLIT_FILE)
@@ -94,16 +101,12 @@ def train_folds(
             continue
         cuts = load_cuts(scans, recipe.preprocessing, cache, teacher)
         logger.info("%s: fold %d of %d", recipe.name, fold, split.count)
-        seen = {scan.scan_id for scan in split.training(scans, fold)}
-        trained = np.array([scan.scan_id in seen for scan in scans])
-        network = fit(
-            learner_of(recipe),
-            cuts,
-            trained,
-            out / f"fold{fold}",
-            seed=recipe.schedule.seed + fold,
-            **(engine or {}),
-        )
+        seen = {(scan.source, scan.scan_id) for scan in split.training(scans, fold)}
+        trained = np.array([(scan.source, scan.scan_id) in seen for scan in scans])
+        learner = learner_of(recipe)
+        learner.base = out.parent / recipe.base / f"fold{fold}" if recipe.base else None
+        seed = recipe.schedule.seed + fold
+        network = learner.train(cuts, trained, out / f"fold{fold}", seed=seed, **(engine or {}))
         bundle = out / f"fold{fold}" / f"{recipe.name}-fold{fold}"
         card = f"# {bundle.name}\n\nOne fold of a cross-validation, not calibrated.\n\n{INTENDED_USE}\n"
         write_bundle(bundle, recipe, [network.state_dict()], {}, card)
@@ -135,13 +138,16 @@ def _description(
         "recipe": recipe.as_dict(),
         "folds": split.count,
         "split": dict(split.folds),
-        "scans": {
-            source: sum(s.source == source for s in scans) for source in sorted({s.source for s in scans})
-        },
+        "scans": counted_scans(scans),
         "teacher": getattr(teacher, "name", None),
         "versions": {name: version(name) for name in _RECORDED},
         "source": source_state(),
     }
+
+
+def counted_scans(scans: Sequence[Scan]) -> dict[str, int]:
+    """How many there are of each data set."""
+    return dict(sorted(Counter(scan.source for scan in scans).items()))
 
 
 def source_state() -> str:
@@ -171,4 +177,6 @@ def _claim(file: Path, description: dict[str, Any]) -> None:
     else:
         sources = [description.pop("source")]
     text = json.dumps({**description, "sources": sources}, indent=1, sort_keys=True)
-    file.write_text(text + "\n", encoding="utf-8")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(file)

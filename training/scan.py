@@ -81,6 +81,22 @@ class Scan:
             raise ValueError(f"scan {self.scan_id}: labels of {self.labels.shape} for {shape}")
 
 
+def read_volume(scan: Scan) -> Volume:
+    """Read a scan's images.
+
+    Raises
+    ------
+    OSError, ValueError
+        They cannot be read; the message names the scan.
+    """
+    try:
+        return scan.read()
+    except OSError as error:
+        raise OSError(f"scan {scan.scan_id}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"scan {scan.scan_id}: {error}") from error
+
+
 def scan_labels_of(labels: Labels) -> Labels:
     """Labels of a scan from those of its slices: present where any is, absent where all are.
 

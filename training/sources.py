@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from training import blast_ct, ct_ich
-from training.scan import PRESENT, Scan
+from training.scan import CLASSES, PRESENT, Scan
 
 _KNOWN: dict[str, tuple[str, str, str]] = {
     "ct-ich": ("CT-ICH v1.0.0", ct_ich.CITATION, ct_ich.LICENCE),
@@ -64,4 +64,12 @@ def _record(source: str, scans: list[Scan]) -> dict[str, Any]:
         "scans": len(scans),
         "scans_with_hemorrhage": positive,
         "slices": slices,
+        "with": {
+            str(subtype): {
+                "scans": sum(int(scan.scan_labels[column] == PRESENT) for scan in scans),
+                "slices": sum(int((scan.labels[:, column] == PRESENT).sum()) for scan in scans),
+            }
+            for column, subtype in enumerate(CLASSES)
+        },
+        "outlined_scans": sum(scan.outlined for scan in scans),
     }

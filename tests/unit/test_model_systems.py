@@ -382,6 +382,7 @@ LAST_LAYER = {
     "he-fusion": "classifier.bias",
     "radnet": "classifier.bias",
     "burduja": "last.bias",
+    "lite-mil": "whole.1.bias",
 }
 ON_THE_WAY = {
     "vicar-mil": ("stem.0.weight", "attention_weight.weight", "levels.2.1.convs.2.1.running_mean"),
@@ -389,6 +390,7 @@ ON_THE_WAY = {
     "he-fusion": ("window.weight", "spatial_attention.conv.weight", "shrink3.0.weight"),
     "radnet": ("stem.weight", "lstm.weight_hh_l0_reverse", "auxiliary.2.deconvolution.bias"),
     "burduja": ("conv1.weight", "selection.mean", "lstm.bias_ih_l1", "fc.bias"),
+    "lite-mil": ("encoder._conv_stem.weight", "sharpness", "smooth.1.running_var", "positions.bias"),
 }
 """Of every system: its first weights, those of a gate, and those that a map alone depends on."""
 OVERFLOWING = {name: tensor.replace("bias", "weight") for name, tensor in LAST_LAYER.items()} | {

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from training import ct_ich
-from training.dataset import estimated_spacing_mm
+from training.ct_ich import estimated_spacing_mm
 from training.readers.faults import ReadOptions
 from training.scan import Scan, Volume, labels_of, scan_labels_of
 

@@ -16,12 +16,13 @@ import numpy as np
 
 from ich_node.findings import IchSubtype
 from ich_node.testing.phantom import HeadPhantom, head_phantom
-from training.phantoms import FIRST_SEED
 from training.readers.faults import ReadOptions
 from training.readers.label_table import SUBTYPES
 from training.scan import ABSENT, CLASSES, PRESENT, UNKNOWN, Labels, Scan, Volume, scan_labels_of
 
 SOURCE = "phantom"
+FIRST_SEED = 1_000_000
+"""Seeds of training phantoms start here, so that no test or demonstration meets one of them by accident."""
 _PRESENT_FROM_MM2 = 25.0
 _PIXELS = 256
 
@@ -91,7 +92,7 @@ def read_phantom(
         How many processes build them; its cache folder keeps the labels.
     count, first_seed
         Seeds ``first_seed`` to ``first_seed + count - 1``. Those of tests and demonstrations are below
-        `training.phantoms.FIRST_SEED`.
+        `FIRST_SEED`.
     pixels, slices
         Size: rows and columns, and slices.
     """
