@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scipy.stats import rankdata
 from training.cuts import Cuts, load_cuts
 from training.draft_bundle import write_bundle
 from training.engine import WEIGHTS_FILE
+from training.readers.faults import ReadOptions
 from training.readers.phantom import read_phantom
 from training.reading import read_scans
 from training.recipe import Recipe, recipe_of
@@ -53,6 +55,7 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "burduja": {
         "start": "imagenet",
+        "schedule": {**SCHEDULE, "learning_rate": 2e-3, "steps_per_epoch": 10},
         "network": {"backbone": "efficientnet_lite0", "selected": 12, "hidden": 16, "layers": 1},
         "preprocessing": {"size": 64, "pitch_mm": 3.0},
         "sequence": {"epochs": 4, "learning_rate": 5e-3, "augmented_passes": 1},
@@ -68,9 +71,19 @@ def tiny(architecture: str, changes: Mapping[str, Mapping[str, Any]] | None = No
     return recipe_of({"architecture": architecture, **own, **values}, Path("tiny.toml"), "tiny")
 
 
-def phantoms() -> list[Scan]:
-    """Small heads; the first `SEEN` are trained on."""
-    return read_phantom(count=SEEN + UNSEEN, first_seed=4000, pixels=112, slices=12)
+@cache
+def phantoms(folder: Path | None = None) -> list[Scan]:
+    """Small heads; the first `SEEN` are trained on. A folder keeps their labels for other processes."""
+    options = ReadOptions(cache=folder)
+    return read_phantom(None, options, count=SEEN + UNSEEN, first_seed=4000, pixels=112, slices=12)
+
+
+def short(architecture: str) -> Recipe:
+    """A recipe that learns little, in many epochs."""
+    changes = {"schedule": {"epochs": 5, "steps_per_epoch": 2}}
+    return tiny(
+        architecture, changes | {"sequence": {"epochs": 15}} if architecture == "burduja" else changes
+    )
 
 
 def trained_ones(scans: list[Scan]) -> npt.NDArray[np.bool_]:
@@ -78,18 +91,18 @@ def trained_ones(scans: list[Scan]) -> npt.NDArray[np.bool_]:
     return np.arange(len(scans)) < SEEN
 
 
-def train(recipe: Recipe, scans: list[Scan], cache: Path, out: Path, base: Path | None = None) -> Any:
+def train(recipe: Recipe, scans: list[Scan], folder: Path, out: Path, base: Path | None = None) -> Any:
     """Train it on one thread, in the way of `training.run.train_folds`."""
     torch.set_num_threads(1)
     learner = learner_of(recipe)
     learner.base = base
-    cuts = cuts_of(recipe, scans, cache)
+    cuts = cuts_of(recipe, scans, folder)
     return learner.train(cuts, trained_ones(scans), out, seed=3, accelerator="cpu", tensorboard=False)
 
 
-def cuts_of(recipe: Recipe, scans: list[Scan], cache: Path) -> Cuts:
+def cuts_of(recipe: Recipe, scans: list[Scan], folder: Path) -> Cuts:
     """Slices of small heads on the recipe's grid."""
-    return load_cuts(scans, recipe.preprocessing, cache)
+    return load_cuts(scans, recipe.preprocessing, folder)
 
 
 def unseen_auc(recipe: Recipe, out: Path, scans: list[Scan]) -> float:
@@ -104,4 +117,4 @@ def unseen_auc(recipe: Recipe, out: Path, scans: list[Scan]) -> float:
 
 
 if __name__ == "__main__":
-    train(tiny(sys.argv[1]), phantoms(), Path(sys.argv[2]), Path(sys.argv[3]))
+    train(short(sys.argv[1]), phantoms(Path(sys.argv[2])), Path(sys.argv[2]), Path(sys.argv[3]))

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,32 @@ def evaluate(runs: tuple[Path, ...], sensitivity: float, specificity: float) -> 
         click.echo((out / "report.md").read_text(encoding="utf-8"))
 
 
+@main.command("tune")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_data
+@_cache
+@_teacher
+@click.option("--trials", type=click.IntRange(1), default=60, show_default=True)
+@click.option("--seed", type=int, default=20, show_default=True)
+@_threads
+def tune_(
+    run: Path,
+    sources: tuple[str, ...],
+    cache: Path,
+    teacher: Path | None,
+    trials: int,
+    seed: int,
+    threads: int | None,
+) -> None:
+    """Choose the detector's h, T and d of a finished RUN by Bayesian optimization of Dice; goes on where it stopped."""
+    from training.tune_detector import tune_run
+
+    _use_threads(threads)
+    asked = BlastCt(teacher, cache) if teacher else None
+    found = tune_run(run, _read(sources, cache), run / "detector", asked, trials=trials, seed=seed)
+    click.echo(json.dumps(found, indent=1))
+
+
 @main.command("release")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_data
@@ -224,17 +251,14 @@ def release_(
 ) -> None:
     """Evaluate a finished RUN and write its networks, as one ensemble, into a bundle with its card."""
     from training.phantom_sets import unseen_phantoms
-    from training.pointing import pointing
     from training.release import Wanted, release
 
     _use_threads(threads)
     options = ReadOptions(cache=cache, processes=_processes())
     scans = [*_read(sources, cache), *training_phantoms(phantoms, options)]
     wanted = Wanted(version=version, sensitivity=sensitivity, specificity=specificity, remarks=remarks)
-    metrics = release(run, scans, out, wanted)
-    if outlined:
-        # with the bundle itself: what it does is what is counted
-        metrics = release(run, scans, out, wanted, pointing(out, unseen_phantoms(outlined, options)))
+    shown = partial(unseen_phantoms, outlined, options) if outlined else None
+    metrics = release(run, scans, out, wanted, shown)
     click.echo(json.dumps(metrics, indent=2))
 
 

@@ -195,7 +195,7 @@ def recipe_of(values: Mapping[str, Any], file: Path, name: str) -> Recipe:
         architecture=values["architecture"],
         base=str(values.get("base", "")),
         start=start,
-        source=str(values.get("source", "")),
+        source=" ".join(str(values.get("source", "")).split()),
         **made,
     )
 

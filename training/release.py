@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from training.card import model_card
 from training.draft_bundle import write_bundle
 from training.evaluation.operating_point import Choice, choose
 from training.evaluation.report import write_report
-from training.pointing import Pointing
+from training.pointing import Pointing, pointing
 from training.recipe import Recipe, recipe_of
 from training.run import RUN_FILE, counted_scans, members_of, predictions_of
 from training.scan import Scan
@@ -65,7 +65,11 @@ def recipe_of_run(run: Path) -> Recipe:
 
 
 def release(
-    run: Path, scans: Sequence[Scan], out: Path, wanted: Wanted, pointed: Pointing | None = None
+    run: Path,
+    scans: Sequence[Scan],
+    out: Path,
+    wanted: Wanted,
+    outlined: Callable[[], Sequence[Scan]] | None = None,
 ) -> dict[str, Any]:
     """Choose calibration, rule and operating points, write the bundle with its card, return the metrics.
 
@@ -75,8 +79,9 @@ def release(
         Folder of a finished cross-validation. Its report is written there too.
     scans
         All that it was trained on.
-    pointed
-        Where the strongest points of scans with outlines lie, that trained nothing.
+    outlined
+        Gives scans with outlines that trained nothing, when the bundle is there: how often its strongest point lies
+        in the bleed is counted on them.
 
     Raises
     ------
@@ -103,10 +108,10 @@ def release(
     recipe = recipe_of_run(run)
     if wanted.detector is not None:
         recipe = replace(recipe, localization=wanted.detector)
-    metrics = {
+    metrics: dict[str, Any] = {
         "note": NOTE,
         "cross_validation": found["summary"],
-        "pointing": _pointing(pointed),
+        "pointing": None,
         "remarks": list(wanted.remarks),
     }
     about: dict[str, Any] = {
@@ -119,19 +124,26 @@ def release(
         "training_versions": described["versions"],
         "metrics": metrics,
     }
-    members = members_of(run)
-    card = model_card(
-        {
-            "name": out.name,
-            "members": len(members),
-            "architecture": recipe.architecture,
-            "training_recipe": recipe.as_dict(),
-            **about,
-        }
-    )
     dtype = torch.float16 if wanted.half_precision else torch.float32
-    write_bundle(out, recipe, members, about, card, dtype)
+    _write(out, recipe, members_of(run), about, dtype)
+    if outlined is not None:
+        # with the bundle itself: what it does is what is counted
+        metrics["pointing"] = _pointing(pointing(out, outlined()))
+        _write(out, recipe, members_of(run), about, dtype)
     return metrics
+
+
+def _write(
+    out: Path, recipe: Recipe, members: list[dict[str, Any]], about: dict[str, Any], dtype: torch.dtype
+) -> None:
+    said = {
+        "name": out.name,
+        "members": len(members),
+        "architecture": recipe.architecture,
+        "training_recipe": recipe.as_dict(),
+        **about,
+    }
+    write_bundle(out, recipe, members, about, model_card(said), dtype)
 
 
 def _check_scans(scans: Sequence[Scan], described: dict[str, Any], run: Path) -> None:
@@ -186,8 +198,8 @@ def _sources(scans: Sequence[Scan], described: dict[str, Any], recipe: Recipe) -
     return [*data, IMAGENET] if recipe.start == "imagenet" else data
 
 
-def _pointing(found: Pointing | None) -> dict[str, Any] | None:
-    if found is None or not found.slices:
+def _pointing(found: Pointing) -> dict[str, Any] | None:
+    if not found.slices:
         return None
     low, high = found.interval()
     return {

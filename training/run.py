@@ -34,8 +34,8 @@ PREDICTIONS_FILE = "predictions.npz"
 _RECORDED = ("torch", "lightning", "numpy", "scipy", "ich-node")
 
 
-def learner_of(recipe: Recipe) -> Learner:
-    """The learner of a recipe's system.
+def learner_type(recipe: Recipe) -> type[Learner]:
+    """The kind of learner of a recipe's system.
 
     Raises
     ------
@@ -49,8 +49,19 @@ def learner_of(recipe: Recipe) -> Learner:
         if error.name != name:
             raise
         raise LookupError(f"architecture {recipe.architecture!r} cannot be trained here") from None
-    learner: Learner = module.LEARNER(recipe)
-    return learner
+    kind: type[Learner] = module.LEARNER
+    return kind
+
+
+def learner_of(recipe: Recipe) -> Learner:
+    """The learner of a recipe's system.
+
+    Raises
+    ------
+    LookupError
+        As `learner_type`.
+    """
+    return learner_type(recipe)(recipe)
 
 
 def train_folds(
@@ -84,9 +95,12 @@ def train_folds(
 
     Raises
     ------
+    LookupError
+        The recipe's system cannot be trained here.
     ValueError
         ``out`` holds a run of another recipe, split or data; or nobody of a fold is among the scans.
     """
+    kind = learner_type(recipe)
     for fold in only or range(split.count):
         if not split.measuring(scans, fold):
             raise ValueError(
@@ -103,7 +117,7 @@ def train_folds(
         logger.info("%s: fold %d of %d", recipe.name, fold, split.count)
         seen = {(scan.source, scan.scan_id) for scan in split.training(scans, fold)}
         trained = np.array([(scan.source, scan.scan_id) in seen for scan in scans])
-        learner = learner_of(recipe)
+        learner = kind(recipe)
         learner.base = out.parent / recipe.base / f"fold{fold}" if recipe.base else None
         seed = recipe.schedule.seed + fold
         network = learner.train(cuts, trained, out / f"fold{fold}", seed=seed, **(engine or {}))

@@ -213,12 +213,16 @@ def test_double_precision_says_the_same(
     assert 0 < largest_difference(exact, found[architecture]) <= 1e-4
 
 
+MOST_BY_BFLOAT16 = dict.fromkeys(ARCHITECTURES, 0.25) | {"lite-mil": 0.5}
+"""Change of a probability; these weights are calibrated to tell apart what hardly differs. Seen: 0.07, and 0.36 where
+fifty layers of random weights round one after the other."""
+
+
 @of_all
 def test_bfloat16_reads(bundles: dict[str, Path], found: dict[str, SeriesFinding], architecture: str) -> None:
-    """Seen: 0.07; these weights are calibrated to tell apart what hardly differs."""
     head = small_bleed()
     coarse = load_predictor(bundles[architecture], "cpu", "bfloat16").predict(head.hu, head.spacing_mm)
-    assert 0 < largest_difference(coarse, found[architecture]) < 0.25
+    assert 0 < largest_difference(coarse, found[architecture]) < MOST_BY_BFLOAT16[architecture]
     assert [bool(s.probabilities[ANY]) for s in coarse.slices] == [
         bool(s.probabilities[ANY]) for s in found[architecture].slices
     ]

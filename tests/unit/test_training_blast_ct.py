@@ -99,7 +99,7 @@ def test_published_weights_fit_the_network():
     assert folder is not None
     found = load_teachers(folder)
     assert len(found) == len(list(folder.glob("model_*.pt"))) >= 1
-    assert all(sum(p.numel() for p in network.parameters()) == 1_237_270 for network in found)
+    assert all(sum(p.numel() for p in network.parameters()) == 1_030_033 for network in found)
     assert not any(module.training for network in found for module in network.modules())
     says = [network(torch.full((1, 1, 95, 95, 95), -1.0)).softmax(1) for network in found]
     assert all(said.shape == (1, 5, 15, 15, 15) for said in says)

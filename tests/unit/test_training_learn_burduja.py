@@ -64,7 +64,7 @@ def test_variant_takes_over_the_cnn(
     network: dict[str, object], whole: Path, scans: list[Scan], cache: Path, tmp_path: Path
 ):
     before = {file: file.stat().st_mtime_ns for file in (whole / CNN_FOLDER).iterdir()}
-    recipe = tiny("burduja", {"network": network, "sequence": {"epochs": 1}})
+    recipe = tiny("burduja", {"network": network})
     train(recipe, scans, cache, tmp_path, base=whole)
     state, cnn = load_file(tmp_path / WEIGHTS_FILE), load_file(whole / CNN_FOLDER / WEIGHTS_FILE)
     assert all(torch.equal(state[f"cnn.{name}"], tensor) for name, tensor in cnn.items())
