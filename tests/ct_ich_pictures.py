@@ -47,7 +47,7 @@ size = 64
 pitch_mm = 3.2
 
 [localization]
-threshold = 0.05
+threshold = 0.3
 height = 0.01
 
 [mix]

@@ -55,7 +55,7 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "burduja": {
         "start": "imagenet",
-        "schedule": {**SCHEDULE, "learning_rate": 2e-3, "steps_per_epoch": 10},
+        "schedule": {**SCHEDULE, "learning_rate": 2e-3, "steps_per_epoch": 8},
         "network": {"backbone": "efficientnet_lite0", "selected": 12, "hidden": 16, "layers": 1},
         "preprocessing": {"size": 64, "pitch_mm": 3.0},
         "sequence": {"epochs": 4, "learning_rate": 5e-3, "augmented_passes": 1},
@@ -80,7 +80,7 @@ def phantoms(folder: Path | None = None) -> list[Scan]:
 
 def short(architecture: str) -> Recipe:
     """A recipe that learns little, in many epochs."""
-    changes = {"schedule": {"epochs": 5, "steps_per_epoch": 2}}
+    changes = {"mix": {"phantoms": 8}, "schedule": {"epochs": 4, "steps_per_epoch": 2}}
     return tiny(
         architecture, changes | {"sequence": {"epochs": 15}} if architecture == "burduja" else changes
     )

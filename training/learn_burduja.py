@@ -30,7 +30,7 @@ CNN_FOLDER, SEQUENCE_FOLDER = "cnn", "sequence"
 TAUGHT_FILE = "taught.json"
 """Beside a CNN's weights: what it was taught, so that no other run takes it for its own."""
 _CNN_PARTS = ("preprocessing", "augment", "mix", "schedule", "start")
-_CHUNK = 32
+_CHUNK = 16
 _MOST_FITTED = 30_000
 """Slices that the selection is fitted on, as in the paper."""
 
@@ -157,6 +157,7 @@ def _describe(
 ) -> dict[str, torch.Tensor]:
     """(passes, slices, features) and (passes, slices, classes)."""
     network.eval().to(device)
+    half = torch.float16 if recipe.schedule.precision == "16-mixed" else torch.bfloat16
     features, logits = [], []
     for number in range(passes):
         for first in range(0, len(rows), _CHUNK):
@@ -164,9 +165,11 @@ def _describe(
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             change = recipe.augment if number else None
             hu = _slices(cuts, rows[first : first + _CHUNK], recipe.preprocessing.size, change, generator)
-            told = network.describe(network_input(hu.to(device), recipe.preprocessing))
-            features.append(told[0].cpu())
-            logits.append(told[1].cpu())
+            x = network_input(hu.to(device), recipe.preprocessing)
+            with torch.autocast(device.type, half, enabled=recipe.schedule.precision != "32-true"):
+                told = network.describe(x.contiguous(memory_format=torch.channels_last))
+            features.append(told[0].float().cpu())
+            logits.append(told[1].float().cpu())
     network.cpu()
     return {
         "features": torch.cat(features).view(passes, len(rows), -1),

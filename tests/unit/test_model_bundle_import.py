@@ -51,7 +51,10 @@ def test_checkpoint_becomes_a_bundle_with_its_tensors(
     verify_bundle(folder)
     about = read_description(folder)
     assert about["source_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert typed_section(PublishedDetector, about["localization"], folder / "bundle.json", "localization") == detector
+    assert (
+        typed_section(PublishedDetector, about["localization"], folder / "bundle.json", "localization")
+        == detector
+    )
     (loaded,) = load_networks(folder, about, lambda: VicarPublished(VicarPublishedConfig(pooling=pooling)))
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, state[name]), name

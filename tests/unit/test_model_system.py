@@ -164,5 +164,7 @@ def test_a_fifth_system_that_cannot_be_imported_says_what_is_missing(
 
 @pytest.mark.parametrize("name", ["", "execution", "..system", "vicar_mil", "Vicar-mil", "vicar--mil", "os"])
 def test_what_is_no_system_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="is none of burduja, he-fusion, lite-mil, radnet, vicar-mil"):
+    with pytest.raises(
+        ConfigurationError, match="is none of burduja, he-fusion, lite-mil, radnet, vicar-mil"
+    ):
         find_system(name)

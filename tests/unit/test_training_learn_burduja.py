@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny_training import phantoms, tiny, train, unseen_auc
+from tests.tiny_training import SEEN, phantoms, tiny, train, unseen_auc
 from training.engine import WEIGHTS_FILE
 from training.learn_burduja import CNN_FOLDER, TAUGHT_FILE
+from training.run import train_folds
 from training.scan import Scan
+from training.split import make_split
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +103,19 @@ def test_base_that_is_not_trained_is_named(scans: list[Scan], cache: Path, tmp_p
     recipe = tiny("burduja", base="burduja-small")
     with pytest.raises(FileNotFoundError, match="train the recipe 'burduja-small'"):
         train(recipe, scans, cache, tmp_path / "variant", base=tmp_path / "none")
+
+
+def test_run_finds_the_cnn_of_the_same_fold_beside_it(scans: list[Scan], cache: Path, tmp_path: Path):
+    patients = [replace(scan, synthetic=number < SEEN) for number, scan in enumerate(scans)]
+    split = make_split(patients, name="two", seed=1, folds=2)
+    short = {"schedule": {"epochs": 1, "steps_per_epoch": 1}, "sequence": {"epochs": 1}}
+    engine = {"accelerator": "cpu", "tensorboard": False}
+    runs = {"first": tiny("burduja", short), "second": tiny("burduja", short, base="first")}
+    for name, recipe in runs.items():
+        train_folds(recipe, patients, split, cache, tmp_path / name, only=[1], engine=engine)
+    assert not (tmp_path / "second" / "fold1" / CNN_FOLDER).exists()
+    one, two = (load_file(tmp_path / name / "fold1" / WEIGHTS_FILE) for name in runs)
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
 def test_finished_fold_is_read(whole: Path, scans: list[Scan], cache: Path):
