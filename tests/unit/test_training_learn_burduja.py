@@ -20,13 +20,13 @@ from training.split import make_split
 
 
 @pytest.fixture(scope="module")
-def scans() -> list[Scan]:
-    return phantoms()
+def scans(cache: Path) -> list[Scan]:
+    return phantoms(cache)
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.getbasetemp() / "tiny-cuts"
 
 
 @pytest.fixture(scope="module")

@@ -19,15 +19,15 @@ from training.scan import Scan
 
 
 @pytest.fixture(scope="module")
-def scans() -> list[Scan]:
+def scans(cache: Path) -> list[Scan]:
     """Some to train on and some to measure on."""
-    return phantoms()
+    return phantoms(cache)
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Slices are cut once."""
-    return tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.getbasetemp() / "tiny-cuts"
 
 
 @pytest.mark.parametrize(
