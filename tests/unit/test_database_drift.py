@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from ich_node.cli import checks
 from ich_node.database import drift
-from ich_node.database.drift import ModelDrift, model_drifts, stability
+from ich_node.database.drift import _CHI_SQUARE, ModelDrift, model_drifts, stability
 from ich_node.database.engine import Database
 from ich_node.database.readings import _reading_row
 from ich_node.database.tables import SeriesRow, StudyRow
@@ -109,6 +110,11 @@ def test_the_index_is_the_formula() -> None:
     found = stability(old, new)
     assert found.psi == pytest.approx(by_hand)
     assert found.chance == pytest.approx(18.467 * 2 / 100, rel=1e-4)  # chi-square, 4 degrees of freedom
+
+
+def test_percentiles_are_those_of_chi_square() -> None:
+    exact = [chi2.ppf(0.999, freedom) for freedom in range(1, len(_CHI_SQUARE) + 1)]
+    assert np.allclose(_CHI_SQUARE, exact, atol=5e-4)
 
 
 def test_chance_alone_is_no_drift_and_a_shift_is() -> None:

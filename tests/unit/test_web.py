@@ -182,10 +182,11 @@ def test_a_list_that_is_cut_says_so(
 
 def test_delivery_shows_once_every_object_is_sent(studies: StoredStudies, browser: Browser) -> None:
     fill(studies)
-    assert studies.deliver(at=NOW) == 6
+    now = datetime.now(UTC)
+    assert studies.deliver(at=now) == 6
     row = Text(browser.get("/").text).row("Meyer")
     assert "not yet" not in row
-    assert NOW.astimezone().strftime("%H:%M %Z") in row
+    assert now.astimezone().strftime("%H:%M %Z") in row
 
 
 @pytest.mark.parametrize("state", list(StudyState))
@@ -320,7 +321,7 @@ def test_version_tells_an_open_page_that_it_is_old(studies: StoredStudies, brows
     version = browser.get(f"/studies/{STAT}/version").json()["version"]
     assert f'data-version="{version}"' in html
     assert browser.get(f"/studies/{STAT}/version").json()["version"] == version
-    studies.deliver(at=NOW)
+    studies.deliver(at=datetime.now(UTC))
     assert browser.get(f"/studies/{STAT}/version").json()["version"] != version
 
 
