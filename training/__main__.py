@@ -235,6 +235,12 @@ def tune_(
 @click.option(
     "--remark", "remarks", multiple=True, help="A sentence for the card: what else was tried and seen."
 )
+@click.option(
+    "--detector",
+    "detector_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What `tune` wrote, detector.json; without, the recipe's own.",
+)
 @_threads
 def release_(
     run: Path,
@@ -247,16 +253,23 @@ def release_(
     specificity: float,
     outlined: int,
     remarks: tuple[str, ...],
+    detector_file: Path | None,
     threads: int | None,
 ) -> None:
     """Evaluate a finished RUN and write its networks, as one ensemble, into a bundle with its card."""
     from training.phantom_sets import unseen_phantoms
-    from training.release import Wanted, release
+    from training.release import Wanted, read_detector, release
 
     _use_threads(threads)
     options = ReadOptions(cache=cache, processes=_processes())
     scans = [*_read(sources, cache), *training_phantoms(phantoms, options)]
-    wanted = Wanted(version=version, sensitivity=sensitivity, specificity=specificity, remarks=remarks)
+    wanted = Wanted(
+        version=version,
+        sensitivity=sensitivity,
+        specificity=specificity,
+        remarks=remarks,
+        detector=read_detector(detector_file) if detector_file else None,
+    )
     shown = partial(unseen_phantoms, outlined, options) if outlined else None
     metrics = release(run, scans, out, wanted, shown)
     click.echo(json.dumps(metrics, indent=2))

@@ -29,7 +29,7 @@ from training.cuts import Cuts
 from training.recipe import Schedule
 
 if TYPE_CHECKING:
-    from training.learner import Learner
+    from training.learner import StageLearner
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Steps(torch.utils.data.Sampler[int]):
 
 
 class _Module(lightning.LightningModule):
-    def __init__(self, learner: Learner, schedule: Schedule, seed: int) -> None:
+    def __init__(self, learner: StageLearner, schedule: Schedule, seed: int) -> None:
         super().__init__()
         self.schedule, self.seed = schedule, seed
         self.network = learner.network
@@ -137,7 +137,7 @@ def rate(step: int, schedule: Schedule) -> float:
 
 
 def fit(
-    learner: Learner,
+    learner: StageLearner,
     cuts: Cuts,
     trained: npt.NDArray[np.bool_],
     out: Path,

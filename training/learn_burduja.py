@@ -23,7 +23,7 @@ from training.augment import AugmentConfig, augment, centre_crop
 from training.batches import Batch, Rows, in_turn
 from training.cuts import Cuts
 from training.engine import WEIGHTS_FILE, device_of, fit, save_weights
-from training.learner import Learner, weighted_log_loss
+from training.learner import Learner, StageLearner, weighted_log_loss
 from training.recipe import Recipe
 
 CNN_FOLDER, SEQUENCE_FOLDER = "cnn", "sequence"
@@ -89,10 +89,6 @@ class BurdujaLearner(Learner):
         out.mkdir(parents=True, exist_ok=True)
         save_weights(network, weights)
         return network.eval()
-
-    def losses(self, batch: Any) -> Mapping[str, torch.Tensor]:
-        """Never asked for: each stage has its own."""
-        raise NotImplementedError
 
     def _train_cnn(
         self,
@@ -204,7 +200,7 @@ def _taught(recipe: Recipe, cuts: Cuts, trained: npt.NDArray[np.bool_], seed: in
     return said_as_read
 
 
-class _Cnn(Learner):
+class _Cnn(StageLearner):
     """The first stage: the CNN on single slices."""
 
     def __init__(self, recipe: Recipe, whole: Burduja) -> None:
@@ -227,7 +223,7 @@ class _Cnn(Learner):
         return {"slices": weighted_log_loss(logits, batch.labels)}
 
 
-class _Sequence(Learner):
+class _Sequence(StageLearner):
     """The last stage: the LSTM on whole scans, as the CNN describes them."""
 
     def __init__(self, recipe: Recipe, whole: Burduja, told: Described) -> None:

@@ -8,10 +8,10 @@ import torch
 
 from ich_node.model.he_fusion import WINDOWS_HU, FusionNetwork, FusionOutput
 from training.batches import Batch
-from training.learner import Learner, weighted_log_loss
+from training.learner import StageLearner, weighted_log_loss
 
 
-class HeFusionLearner(Learner):
+class HeFusionLearner(StageLearner):
     """Weighted log loss of the slices."""
 
     network: FusionNetwork

@@ -11,7 +11,7 @@ from ich_node.findings import IchSubtype
 from ich_node.model.efficientnet_lite import load_imagenet_pyramid
 from ich_node.model.lite_mil import LiteMil, LiteMilOutput, network_input
 from training.batches import Batch
-from training.learner import Learner, weighted_log_loss
+from training.learner import StageLearner, weighted_log_loss
 from training.scan import CLASSES
 
 _KIND = {
@@ -25,7 +25,7 @@ _SUBTYPE_WEIGHT = 0.2
 """Of each subtype's positions beside those of *any*: a teacher's kinds are less sure than its blood."""
 
 
-class LiteMilLearner(Learner):
+class LiteMilLearner(StageLearner):
     """Loss over slices and over positions."""
 
     network: LiteMil

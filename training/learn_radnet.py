@@ -15,13 +15,13 @@ import torch
 from ich_node.model.radnet import LossWeights, RadNetOutput, RecurrentAttentionDenseNet, radnet_loss, windowed
 from training.batches import Batch
 from training.cuts import Cuts
-from training.learner import Learner, weighted_log_loss
+from training.learner import StageLearner, weighted_log_loss
 from training.windows import WindowBatches
 
 _HEADS = 3
 
 
-class RadNetLearner(Learner):
+class RadNetLearner(StageLearner):
     """Binary cross entropy of slices and of the heads' pixels."""
 
     network: RecurrentAttentionDenseNet

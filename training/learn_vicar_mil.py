@@ -15,7 +15,7 @@ from torch.nn import functional
 from ich_node.model.preprocess import channels
 from ich_node.model.vicar_mil import BagOutput, VicarMil
 from training.batches import Batch
-from training.learner import Learner, weighted_log_loss
+from training.learner import StageLearner, weighted_log_loss
 
 TILE = 8
 """Side of a small bag, positions (38 mm at 1.2 mm pixels)."""
@@ -23,7 +23,7 @@ _SEEN_MM2 = 17.0
 """Hemorrhage that makes a tile positive; a tile with less, but some, has no label."""
 
 
-class VicarMilLearner(Learner):
+class VicarMilLearner(StageLearner):
     """Binary cross entropy of slices and of tiles."""
 
     network: VicarMil

@@ -42,6 +42,12 @@ class Learner(ABC):
         network: nn.Module = self.recipe.system.network(self.recipe.network)
         return network
 
+    def renew(self, seed: int) -> None:
+        """Make the network anew: its random weights follow from the seed alone."""
+        torch.manual_seed(seed)
+        self.network = self.make_network()
+
+    @abstractmethod
     def train(
         self, cuts: Cuts, trained: npt.NDArray[np.bool_], out: Path, *, seed: int, **engine: Any
     ) -> nn.Module:
@@ -52,15 +58,19 @@ class Learner(ABC):
         trained, out, seed, engine
             As `training.engine.fit` has them.
         """
+
+
+class StageLearner(Learner):
+    """What learns by one loss from first to last: a whole system, or one stage of a system that has several."""
+
+    def train(
+        self, cuts: Cuts, trained: npt.NDArray[np.bool_], out: Path, *, seed: int, **engine: Any
+    ) -> nn.Module:
+        """Train the network of one fold under the engine."""
         self.renew(seed)
         return fit(self, cuts, trained, out, seed=seed, **engine)
 
-    def renew(self, seed: int) -> None:
-        """Make the network anew: its random weights follow from the seed alone."""
-        torch.manual_seed(seed)
-        self.network = self.make_network()
-
-    def begin(self) -> None:  # noqa: B027 - most systems start from random weights
+    def begin(self) -> None:
         """Bring the network to where training starts, ImageNet say; not called when a run is taken up again."""
 
     def batches(self, cuts: Cuts, trained: npt.NDArray[np.bool_], seed: int) -> torch.utils.data.Dataset[Any]:

@@ -12,6 +12,7 @@ import torch
 
 from ich_node.findings import OperatingPoints
 from ich_node.model.bundle import require_name
+from ich_node.model.bundle_section import typed_section
 from ich_node.model.decision import DecisionConfig
 from ich_node.model.input_range import InputFeatures, InputRange, measure, ranges_of
 from ich_node.model.localization import DetectorConfig
@@ -50,6 +51,20 @@ class Wanted:
     detector: DetectorConfig | None = None
     half_precision: bool = True
     """Whether weights are stored in 16 bits."""
+
+
+def read_detector(file: Path) -> DetectorConfig:
+    """The detector that `training.tune_detector.tune_run` wrote.
+
+    Raises
+    ------
+    ConfigurationError
+        A key is unknown or has a value that does not fit; the message names file and key.
+    LookupError, ValueError
+        The file is no such result.
+    """
+    values = json.loads(file.read_text(encoding="utf-8"))["localization"]
+    return typed_section(DetectorConfig, values, file, "localization")
 
 
 def recipe_of_run(run: Path) -> Recipe:

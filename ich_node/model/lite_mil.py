@@ -55,7 +55,7 @@ class LiteMilConfig:
     dropout: Share = 0.3
     """Of what the slice as a whole is judged by; used while training only."""
     neighbours: Share = 0.0
-    """How much of a slice's logits comes from the slices beside it; chosen on validation data."""
+    """How much of a slice's logits comes from the slices beside it; the recipe says how much."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from training.predictions import Predictions
 from training.readers.phantom import read_phantom
 from training.reading import read_scans
 from training.recipe import Recipe, read_recipe
-from training.release import Wanted, recipe_of_run, release
+from training.release import Wanted, read_detector, recipe_of_run, release
 from training.run import PREDICTIONS_FILE, RUN_FILE, learner_of, members_of, predictions_of, train_folds
 from training.scan import PRESENT, Scan, Volume
 from training.sources import IMAGENET, TEACHER, training_data
@@ -387,3 +387,13 @@ def test_a_card_speaks_of_the_data_that_it_is_of(scans: list[Scan], run: Path, b
     assert "It is one network." in card
     for absent in ("CT-ICH", "8-bit", "phantom", "no outlines", "mirror"):
         assert absent not in card.replace("Bleeds of training patients and of phantoms were", "")
+
+
+def test_a_tuned_detector_is_read_and_a_wrong_one_named(tmp_path: Path) -> None:
+    file = tmp_path / "detector.json"
+    tuned = {"height": 0.01, "threshold": 0.4, "distance_mm": 12.0, "most": 5}
+    file.write_text(json.dumps({"localization": tuned}))
+    assert asdict(read_detector(file)) == tuned
+    file.write_text(json.dumps({"localization": {"hight": 0.01}}))
+    with pytest.raises(ConfigurationError, match=r"detector\.json: key 'localization\.hight'"):
+        read_detector(file)
