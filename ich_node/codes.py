@@ -66,6 +66,7 @@ BRAIN_VENTRICLE = _sct("35764002", "Brain ventricle")
 SUBARACHNOID_SPACE = _sct("35951006", "Subarachnoid space")
 HEAD = _sct("69536005", "Head")
 CT_OF_HEAD = _sct("303653007", "Computed tomography of head")
+IMAGING_PROCEDURE = _sct("363679005", "Imaging procedure")
 COMPUTED_TOMOGRAPHY = _dcm("CT", "Computed Tomography")
 
 # what is said of a finding
@@ -80,11 +81,44 @@ ACR_CATEGORY_1 = CodedConcept(
 )
 
 # the report's own structure
+IMAGING_MEASUREMENT_REPORT = _dcm("126000", "Imaging Measurement Report")
+LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
+ENGLISH = CodedConcept(value="en-US", scheme_designator="RFC5646", meaning="English (United States)")
+PROCEDURE_REPORTED = _dcm("121058", "Procedure reported")
+OBSERVER_TYPE = _dcm("121005", "Observer Type")
+DEVICE = _dcm("121007", "Device")
+DEVICE_OBSERVER_UID = _dcm("121012", "Device Observer UID")
+DEVICE_OBSERVER_NAME = _dcm("121013", "Device Observer Name")
+DEVICE_OBSERVER_MANUFACTURER = _dcm("121014", "Device Observer Manufacturer")
+DEVICE_OBSERVER_MODEL_NAME = _dcm("121015", "Device Observer Model Name")
+DEVICE_OBSERVER_SERIAL_NUMBER = _dcm("121016", "Device Observer Serial Number")
+IMAGING_MEASUREMENTS = _dcm("126010", "Imaging Measurements")
+MEASUREMENT_GROUP = _dcm("125007", "Measurement Group")
+TRACKING_IDENTIFIER = _dcm("112039", "Tracking Identifier")
+TRACKING_UNIQUE_IDENTIFIER = _dcm("112040", "Tracking Unique Identifier")
+FINDING = _dcm("121071", "Finding")
+FINDING_SITE = _sct("363698007", "Finding Site")
+ALGORITHM_MANUFACTURER = _dcm("122405", "Algorithm Manufacturer")
+ALGORITHM_PARAMETERS = _dcm("111002", "Algorithm Parameters")
+SOURCE_OF_MEASUREMENT = _dcm("121112", "Source of Measurement")
+IMAGE_REGION = _dcm("111030", "Image Region")
+REFERENCED_SEGMENT = _dcm("121191", "Referenced Segment")
+SOURCE_SERIES_FOR_SEGMENTATION = _dcm("121232", "Source series for segmentation")
 CONCLUSION = _dcm("121077", "Conclusion")
 COMMENT = _dcm("121106", "Comment")
 QUALITATIVE_EVALUATIONS = CodedConcept(
     value="C0034375", scheme_designator="UMLS", meaning="Qualitative Evaluations"
 )
+ALGORITHM_NAME = _dcm("111001", "Algorithm Name")
+ALGORITHM_VERSION = _dcm("111003", "Algorithm Version")
+STUDY_INSTANCE_UID = _dcm("110180", "Study Instance UID")
+CONCLUSIONS = _dcm("121076", "Conclusions")
+FINDINGS = _dcm("121070", "Findings")
+CURRENT_PROCEDURE_DESCRIPTIONS = _dcm("121064", "Current Procedure Descriptions")
+PROCEDURE_DESCRIPTION = _dcm("121065", "Procedure Description")
+SUMMARY_OF_DETECTIONS = _dcm("111064", "Summary of Detections")
+NOT_ATTEMPTED = _dcm("111225", "Not Attempted")
+FAILED = _dcm("111224", "Failed")
 IMAGE_LIBRARY = _dcm("111028", "Image Library")
 IMAGE_LIBRARY_GROUP = _dcm("126200", "Image Library Group")
 SOURCE = _sct("260753009", "Source")
@@ -111,14 +145,24 @@ IMAGE_ORIENTATION = (
     _dcm("110909", "Image Orientation (Patient) Column Z"),
 )
 
+# key images: CID 7010
+OF_INTEREST = _dcm("113000", "Of Interest")
+
 # secondary captures: CID 7202 and CID 7203
 SOURCE_IMAGE_FOR_MONTAGE = _dcm("121329", "Source image for montage")
+SPATIAL_RESAMPLING = _dcm("113085", "Spatial resampling")
 SOURCE_IMAGE_FOR_PROCESSING = _dcm("121322", "Source image for image processing operation")
 SEGMENTATION_DERIVATION = _dcm("113076", "Segmentation")
+
+# likelihood maps: CID 7150, CID 7162 and CID 7180
+MORPHOLOGICALLY_ABNORMAL_STRUCTURE = _sct("49755003", "Morphologically Abnormal Structure")
+ARTIFICIAL_INTELLIGENCE = _dcm("123110", "Artificial Intelligence")
+FRACTIONAL_PROBABILISTIC_SEGMENTATION = _dcm("110854", "Fractional Probabilistic Segmentation")
 
 # units
 PERCENT = _ucum("%", "Percent")
 MILLIMETER = _ucum("mm", "mm")
+NO_UNITS = _ucum("1", "no units")
 PIXELS = _ucum("{pixels}", "Pixels")
 COSINE = _ucum("{-1:1}", "{-1:1}")
 

@@ -1,20 +1,27 @@
-"""A worker's job with a PACS: send what waits for it. `ich_node.tasks` runs it."""
+"""A worker's job with a destination: send what waits for it. `ich_node.tasks` runs it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 
+from ich_node.confirmation_job import confirm_due
 from ich_node.database import outbox
 from ich_node.database.engine import Database
 from ich_node.database.outbox import Delivery
+from ich_node.deliver import scu, stow
 from ich_node.deliver.outbox import next_attempt
-from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult, Destination, send
+from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult
+from ich_node.deliver.web_client import WebDestination
+from ich_node.destination_settings import PacsSettings
+from ich_node.destinations import pacs_destination
+from ich_node.errors import ConfigurationError
 from ich_node.lease import showing_life, work_owner
-from ich_node.settings import Settings
+from ich_node.node import Node, now
+from ich_node.notice_job import tell_due
 
 logger = logging.getLogger(__name__)
 
@@ -24,83 +31,101 @@ _BATCH = 10
 _THREADS_FOR_ONE = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """What the jobs need of this installation."""
-
-    settings: Settings
-    database: Database
-
-    @property
-    def destination_names(self) -> tuple[str, ...]:
-        """The PACS that results go to."""
-        return tuple(pacs.name for pacs in self.settings.pacs)
-
-
 class Deliverer:
-    """Delivers from several threads, of which one destination gets two at most.
+    """Delivers from several threads, of which one destination gets two at most, and a third to ask what it keeps.
 
-    So a PACS that is dead or slow leaves threads to the others.
+    So a PACS that is dead or slow leaves threads to the others, and one that is slow to confirm still gets results.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._free: dict[str, threading.BoundedSemaphore] = {}
+        self._sending: dict[str, threading.BoundedSemaphore] = {}
+        self._confirming: dict[str, threading.BoundedSemaphore] = {}
 
     def deliver_due(self, destination_name: str) -> None:
-        """Send a PACS what waits for it, unless enough threads are at that already."""
-        free = self._free.setdefault(destination_name, threading.BoundedSemaphore(_THREADS_FOR_ONE))
-        if not free.acquire(blocking=False):
-            return
-        try:
-            deliver_due(self._node, destination_name)
-        finally:
-            free.release()
+        """Send a destination what waits for it and ask what it keeps, unless enough threads are at that already."""
+        sending = self._sending.setdefault(destination_name, threading.BoundedSemaphore(_THREADS_FOR_ONE))
+        _unless_busy(sending, lambda: deliver_due(self._node, destination_name))
+        pacs = _pacs(self._node, destination_name)
+        if pacs is not None:
+            confirming = self._confirming.setdefault(destination_name, threading.BoundedSemaphore(1))
+            _unless_busy(confirming, lambda: confirm_due(self._node, pacs))
+
+
+def _unless_busy(free: threading.BoundedSemaphore, work: Callable[[], None]) -> None:
+    if not free.acquire(blocking=False):
+        return
+    try:
+        work()
+    finally:
+        free.release()
 
 
 def deliver_due(node: Node, destination_name: str) -> None:
-    """Send a PACS what waits for it, the most urgent first, until nothing is due."""
-    destination = _destination(node.settings, destination_name)
+    """Send a destination what waits for it, the most urgent first, until nothing is due."""
+    for listener in node.settings.notified:
+        if listener.name == destination_name:
+            tell_due(node, listener)
+            return
+    pacs = _pacs(node, destination_name)
     while True:
         with node.database.writing() as session:
             claimed = outbox.claim_deliveries(
-                session, destination_name, owner=work_owner(), now=_now(), lease=_LEASE, limit=_BATCH
+                session, destination_name, owner=work_owner(), now=now(), lease=_LEASE, limit=_BATCH
             )
         if not claimed:
             return
-        if destination is None:
+        if pacs is None:
             _record_unknown(node.database, claimed)
-            return
-        paths = [node.settings.results_dir / delivery.file_name for delivery in claimed]
+            continue
         with showing_life(_renewal(node.database, claimed), _LEASE):
-            outcomes = send(paths, destination, calling_ae_title=node.settings.receiver.ae_title)
-            _record_outcomes(node.database, claimed, outcomes)
+            outcomes = _send(node, pacs, [node.settings.results_dir / each.file_name for each in claimed])
+            _record_outcomes(node.database, claimed, outcomes, confirm=pacs.confirm != "none")
+
+
+def _send(node: Node, pacs: PacsSettings, paths: Sequence[Path]) -> Sequence[DeliveryOutcome]:
+    try:
+        destination = pacs_destination(pacs)
+        if isinstance(destination, WebDestination):
+            return stow.send(paths, destination)
+        return scu.send(paths, destination, calling_ae_title=node.settings.receiver.ae_title)
+    except ConfigurationError as error:  # a file of the settings that can be mended
+        return [
+            DeliveryOutcome(path=path, result=DeliveryResult.TRANSIENT, detail=str(error)) for path in paths
+        ]
 
 
 def _record_outcomes(
-    database: Database, claimed: Sequence[Delivery], outcomes: Sequence[DeliveryOutcome]
+    database: Database, claimed: Sequence[Delivery], outcomes: Sequence[DeliveryOutcome], *, confirm: bool
 ) -> None:
-    now = _now()
+    at = now()
     with database.writing() as session:
         if any(outcome.is_delivered for outcome in outcomes):
-            outbox.wake(session, claimed[0].destination, now=now)
+            outbox.wake(session, claimed[0].destination, now=at)
         for delivery, outcome in zip(claimed, outcomes, strict=True):
             if outcome.is_delivered:
                 note = outcome.detail if outcome.result is DeliveryResult.WARNING else None
-                outbox.record_sent(session, delivery, now=now, note=note)
+                outbox.record_taken(session, delivery, now=at, note=note, confirm=confirm)
                 continue
             logger.warning(
                 "%s did not take %s: %s", delivery.destination, delivery.sop_instance_uid, outcome.result
             )
             may_pass = outcome.result is DeliveryResult.TRANSIENT
-            again = next_attempt(delivery.attempts, now) if may_pass else None
+            again = _again(delivery, outcome, at) if may_pass else None
             outbox.record_failed(session, delivery, next_attempt_at=again, note=outcome.detail)
+
+
+def _again(delivery: Delivery, outcome: DeliveryOutcome, at: datetime) -> datetime | None:
+    again = next_attempt(delivery.attempts, at)
+    if again is None or outcome.retry_after_s is None:
+        return again
+    return max(again, at + timedelta(seconds=outcome.retry_after_s))
 
 
 def _renewal(database: Database, claimed: Sequence[Delivery]) -> Callable[[], bool]:
     def renew() -> bool:
         with database.writing() as session:
-            return outbox.renew_leases(session, claimed, now=_now(), lease=_LEASE) > 0
+            return outbox.renew_leases(session, claimed, now=now(), lease=_LEASE) > 0
 
     return renew
 
@@ -114,12 +139,5 @@ def _record_unknown(database: Database, claimed: Sequence[Delivery]) -> None:
             outbox.record_failed(session, delivery, next_attempt_at=None, note=note)
 
 
-def _destination(settings: Settings, name: str) -> Destination | None:
-    for pacs in settings.pacs:
-        if pacs.name == name:
-            return Destination(name=pacs.name, ae_title=pacs.ae_title, host=pacs.host, port=pacs.port)
-    return None
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _pacs(node: Node, name: str) -> PacsSettings | None:
+    return next((pacs for pacs in node.settings.pacs if pacs.name == name), None)

@@ -10,6 +10,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+DISCLAIMER = "AI result, unverified, not for primary diagnosis"
+"""Stands in every result object and in everything that people are told."""
+
 
 class IchSubtype(StrEnum):
     """Hemorrhage classes, in the order of the RSNA 2019 labels; ``ANY`` is the union."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,16 +13,16 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 
 from ich_node.database.queue import ClaimedSeries, StudyClaim
-from ich_node.database.readings import EarlierReading, NewObject, NewReading
+from ich_node.database.readings import EarlierReading, NewReading
 from ich_node.errors import RejectionReason, StudyRejected, TransientError
 from ich_node.findings import AlgorithmIdentification, SeriesFinding
 from ich_node.pixels import DecodeLimits
 from ich_node.receive.frames import ENHANCED_CT_CLASSES, read_frames_header
 from ich_node.receive.header import read_header
-from ich_node.report import Predecessor, ReadingReport, build_secondary_captures, build_structured_report
+from ich_node.report import Predecessor, ReadingReport
+from ich_node.result_files import ResultFiles
 from ich_node.selection import SeriesExclusion, select_series
 from ich_node.study import Instance, Series, Study
 from ich_node.volume import HeadVolume, load_volume, source_headers
@@ -97,7 +96,7 @@ def read_study(
     claim: StudyClaim,
     *,
     spool_dir: Path,
-    results_dir: Path,
+    results: ResultFiles,
     predictors: Sequence[Predictor],
     history: Callable[[str], History],
     limits: DecodeLimits | None = None,
@@ -127,7 +126,7 @@ def read_study(
                 predictors=due,
                 history=past,
                 content_sha256=content,
-                results_dir=results_dir,
+                results=results,
                 limits=limits,
             )
         except StudyRejected as rejected:
@@ -147,7 +146,7 @@ def read_series(
     predictors: Sequence[Predictor],
     history: History,
     content_sha256: str,
-    results_dir: Path,
+    results: ResultFiles,
     limits: DecodeLimits | None = None,
 ) -> tuple[tuple[NewReading, ...], StudyRejected | None]:
     """Read one series with every model and write the result objects.
@@ -170,7 +169,7 @@ def read_series(
     for predictor in predictors:
         try:
             reading = _read_volume(
-                volume, series, predictor, history, content_sha256, results_dir, dict(timeline)
+                volume, series, predictor, history, content_sha256, results, dict(timeline)
             )
         except Exception as error:
             if len(predictors) == 1 or isinstance(error, TransientError | OSError):
@@ -183,7 +182,7 @@ def read_series(
         fault = StudyRejected(faults[0].reason, "; ".join(each.detail for each in faults))
         if not readings:
             raise fault
-    _sync_folder(results_dir)
+    results.sync()
     return tuple(readings), fault
 
 
@@ -203,7 +202,7 @@ def _read_volume(
     predictor: Predictor,
     history: History,
     content_sha256: str,
-    results_dir: Path,
+    results: ResultFiles,
     timeline: dict[str, str],
 ) -> NewReading:
     thicknesses = [mm for i in volume.instances if (mm := i.slice_thickness_mm or 0.0) > 0]
@@ -221,12 +220,10 @@ def _read_volume(
         spacing_mm=volume.spacing_mm,
         run_number=run_number,
         read_at=read_at,
-        predecessor=_predecessor(history.earlier.get(predictor.algorithm.name), series),
+        predecessor=_predecessor(history.earlier.get(predictor.algorithm.name)),
         caveats=caveats,
     )
-    structured_report = build_structured_report(report)
-    captures = build_secondary_captures(report)
-    objects = [_save(structured_report, "SR", results_dir), *(_save(c, "SC", results_dir) for c in captures)]
+    objects, structured_report = results.write(report)
     timeline["reported"] = _now()
     return NewReading(
         series_instance_uid=series.series_instance_uid,
@@ -359,39 +356,12 @@ def _exclusion(series_instance_uid: str, rejected: StudyRejected) -> SeriesExclu
     )
 
 
-def _predecessor(earlier: EarlierReading | None, series: Series) -> Predecessor | None:
+def _predecessor(earlier: EarlierReading | None) -> Predecessor | None:
     if earlier is None:
         return None
     return Predecessor(
-        study_instance_uid=series.study_instance_uid,
-        series_instance_uid=earlier.sr_series_instance_uid,
-        sop_instance_uid=earlier.sr_sop_instance_uid,
+        model_name=earlier.model_name, model_version=earlier.model_version, run_number=earlier.run_number
     )
-
-
-def _save(dataset: pydicom.Dataset, kind: str, results_dir: Path) -> NewObject:
-    results_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = results_dir / f"{dataset.SOPInstanceUID}.dcm"
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    with unfinished.open("wb") as file:
-        dataset.save_as(file, enforce_file_format=True)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    return NewObject(
-        sop_instance_uid=str(dataset.SOPInstanceUID),
-        sop_class_uid=str(dataset.SOPClassUID),
-        kind=kind,
-        file_name=path.name,
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _now() -> str:

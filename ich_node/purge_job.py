@@ -18,9 +18,9 @@ from pathlib import Path
 from ich_node.database import chores, receipt, retention
 from ich_node.database.engine import Database, Session
 from ich_node.database.retention import Folder, Obstacle, Removal, Stock
-from ich_node.delivery_job import Node
 from ich_node.errors import IchNodeError, StudyRejected
 from ich_node.lease import showing_life, work_owner
+from ich_node.node import Node
 from ich_node.receive.free_space import FreeSpace, in_gib
 from ich_node.receive.received import log_without_values, read_received
 from ich_node.receive.removal import modified_ns, remove_files

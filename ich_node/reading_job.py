@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from ich_node.database import queue, readings
 from ich_node.database.engine import Database, Session
 from ich_node.database.queue import LeaseLost, StudyClaim
-from ich_node.delivery_job import Node
+from ich_node.database.result_objects import NewObject
 from ich_node.errors import (
     ConfigurationError,
     IchNodeError,
@@ -23,8 +23,11 @@ from ich_node.errors import (
 )
 from ich_node.findings import StudyState
 from ich_node.lease import showing_life, work_owner
+from ich_node.node import Node
+from ich_node.notice_job import listeners_of
 from ich_node.pipeline import FAULTS_OF_THE_NODE, History, NotRead, Predictor, Read, StudyOutcome, read_study
 from ich_node.pixels import DecodeLimits
+from ich_node.result_files import ResultFiles
 from ich_node.selection import SeriesExclusion
 
 logger = logging.getLogger(__name__)
@@ -88,7 +91,7 @@ def _read(
         outcome = read_study(
             claim,
             spool_dir=node.settings.spool_dir,
-            results_dir=node.settings.results_dir,
+            results=ResultFiles.of(node.settings),
             predictors=predictors,
             history=_history(node.database),
             limits=_decode_limits(node),
@@ -161,10 +164,10 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
             claim,
             exclusions=outcome.exclusions,
             readings=outcome.readings if isinstance(outcome, Read) else (),
-            destinations=node.destination_names,
             now=now,
             configured=node.settings.model.bundles,
             fault=outcome.fault if isinstance(outcome, Read) else None,
+            listeners=listeners_of(node.settings),
         )
     elif claim.still_receiving and not claim.reprocess:
         readings.finish_waiting(session, claim, exclusions=outcome.exclusions, now=now)
@@ -179,7 +182,21 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
             reason=outcome.reason,
             detail=outcome.detail,
             now=now,
+            objects=_not_read_reports(node, claim, outcome.reason, outcome.detail),
+            listeners=listeners_of(node.settings),
         )
+
+
+def _not_read_reports(
+    node: Node, claim: StudyClaim, reason: RejectionReason, detail: str
+) -> tuple[NewObject, ...]:
+    """Reports for destinations that want them; that one cannot be written does not keep the row back."""
+    try:
+        results = ResultFiles.of(node.settings)
+        return results.write_not_read(claim, node.settings.spool_dir, reason=reason, detail=detail)
+    except Exception:
+        logger.exception("no report that study %s was not read", claim.study_instance_uid)
+        return ()
 
 
 def _commit_fault(
@@ -200,6 +217,8 @@ def _commit_fault(
             detail=fault.detail,
             now=now,
             state=StudyState.FAILED,
+            objects=_not_read_reports(node, claim, fault.reason, fault.detail),
+            listeners=listeners_of(node.settings),
         )
         return
     readings.finish_read(
@@ -207,10 +226,10 @@ def _commit_fault(
         claim,
         exclusions=exclusions,
         readings=(),
-        destinations=node.destination_names,
         now=now,
         configured=node.settings.model.bundles,
         fault=fault,
+        listeners=listeners_of(node.settings),
     )
 
 

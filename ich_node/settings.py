@@ -7,21 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import field_validator, model_validator
+
+from ich_node.destination_settings import HL7Settings, MailSettings, PacsSettings, WebhookSettings
+from ich_node.settings_section import Section, check_ae_title, setting
 
 SQLITE_FILE = "ich-node.sqlite"
 """In data_dir, where database.url names nothing else."""
-
-
-def _setting(default: Any, description: str, unit: str = "", **bounds: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"unit": unit}, **bounds)
 
 
 def is_loopback(host: str) -> bool:
@@ -34,34 +26,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Section(BaseModel):
-    """Settings that belong together: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _a_truth_value_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
-            raise ValueError("a number is expected, not true or false")
-        return value
-
-
-def _check_ae_title(value: str) -> str:
-    title = value.strip(" ")
-    if not 1 <= len(title) <= 16 or "\\" in title or not title.isascii() or not title.isprintable():
-        raise ValueError("an AE title has 1 to 16 printable ASCII characters without backslash (PS3.5 6.2)")
-    return title
-
-
 class TlsSettings(Section):
     """The DICOM server over TLS (PS3.15 B.12, BCP 195): mutual, TLS 1.2 and 1.3."""
 
-    certificate: str = _setting("", "PEM file with the node's certificate chain; empty: no TLS")
-    key: str = _setting("", "PEM file with the certificate's private key")
-    ca: str = _setting("", "PEM file with the authorities that sign callers' certificates")
-    port: int = _setting(2762, "TCP port of the DICOM server over TLS", ge=0, le=65535)
-    only: bool = _setting(False, "receive over TLS alone; the plain port is not opened")
+    certificate: str = setting("", "PEM file with the node's certificate chain; empty: no TLS")
+    key: str = setting("", "PEM file with the certificate's private key")
+    ca: str = setting("", "PEM file with the authorities that sign callers' certificates")
+    port: int = setting(2762, "TCP port of the DICOM server over TLS", ge=0, le=65535)
+    only: bool = setting(False, "receive over TLS alone; the plain port is not opened")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -77,59 +49,59 @@ class TlsSettings(Section):
 class ReceiverSettings(Section):
     """The DICOM server: storage, verification and storage commitment."""
 
-    host: str = _setting("127.0.0.1", "address that the DICOM server listens on", min_length=1)
-    port: int = _setting(11112, "TCP port of the DICOM server", ge=0, le=65535)
-    ae_title: str = _setting("ICH_NODE", "AE title that callers must name")
-    allow_any_peer: bool = _setting(
+    host: str = setting("127.0.0.1", "address that the DICOM server listens on", min_length=1)
+    port: int = setting(11112, "TCP port of the DICOM server", ge=0, le=65535)
+    ae_title: str = setting("ICH_NODE", "AE title that callers must name")
+    allow_any_peer: bool = setting(
         False, "accept callers that are not listed under [[peers]] on a public address"
     )
-    processes: int = _setting(0, "processes that receive; 0: one per core, four at most", ge=0, le=16)
-    max_associations: int = _setting(100, "associations open at once", ge=1, le=500)
-    max_associations_per_peer: int = _setting(25, "associations open at once from one peer", ge=1, le=500)
-    max_object_mib: int = _setting(2048, "largest object", "MiB", ge=1, le=65536)
-    max_association_gib: float = _setting(64.0, "most that one association may bring", "GiB", gt=0)
-    max_study_gib: float = _setting(64.0, "most that one study may hold", "GiB", gt=0)
-    max_peer_gib_per_day: float = _setting(
+    processes: int = setting(0, "processes that receive; 0: one per core, four at most", ge=0, le=16)
+    max_associations: int = setting(100, "associations open at once", ge=1, le=500)
+    max_associations_per_peer: int = setting(25, "associations open at once from one peer", ge=1, le=500)
+    max_object_mib: int = setting(2048, "largest object", "MiB", ge=1, le=65536)
+    max_association_gib: float = setting(64.0, "most that one association may bring", "GiB", gt=0)
+    max_study_gib: float = setting(64.0, "most that one study may hold", "GiB", gt=0)
+    max_peer_gib_per_day: float = setting(
         1024.0, "most that one peer may bring in 24 hours, counted anew at each start", "GiB", gt=0
     )
-    idle_seconds: float = _setting(
+    idle_seconds: float = setting(
         60.0, "an association without traffic is aborted after this", "s", ge=1, le=3600
     )
-    min_bytes_per_second: int = _setting(
+    min_bytes_per_second: int = setting(
         4096, "a sender that is slower over 30 s of one message is cut off", "bytes/s", ge=1
     )
-    settle_seconds: float = _setting(
+    settle_seconds: float = setting(
         1.0, "wait after an association has ended with a gapless series", "s", ge=0, le=60
     )
-    quiet_seconds: float = _setting(
+    quiet_seconds: float = setting(
         10.0, "wait after an association has ended with a series that has gaps", "s", ge=0, le=600
     )
-    stalled_seconds: float = _setting(
+    stalled_seconds: float = setting(
         60.0, "wait for the next image while an association is still open", "s", ge=1, le=3600
     )
 
     tls: TlsSettings = TlsSettings()
 
-    _ae_title = field_validator("ae_title")(_check_ae_title)
+    _ae_title = field_validator("ae_title")(check_ae_title)
 
 
 class DiskSettings(Section):
     """What the disk must hold, and for how long."""
 
-    min_free_gib: float = _setting(5.0, "with less free space new objects are refused (0xA700)", "GiB", ge=0)
-    retention_days: float = _setting(
+    min_free_gib: float = setting(5.0, "with less free space new objects are refused (0xA700)", "GiB", ge=0)
+    retention_days: float = setting(
         0.0, "images of a study are purged so long after its results are delivered; 0: never", "days", ge=0
     )
-    purge_every_hours: float = _setting(6.0, "how often the schedule purges", "h", ge=0.1, le=720)
+    purge_every_hours: float = setting(6.0, "how often the schedule purges", "h", ge=0.1, le=720)
 
 
 class WebSettings(Section):
     """The worklist page."""
 
-    host: str = _setting(
+    host: str = setting(
         "127.0.0.1", "address that the web server listens on; loopback only, it has no login yet"
     )
-    port: int = _setting(8080, "TCP port of the web server", ge=0, le=65535)
+    port: int = setting(8080, "TCP port of the web server", ge=0, le=65535)
 
     @field_validator("host")
     @classmethod
@@ -142,13 +114,13 @@ class WebSettings(Section):
 class DatabaseSettings(Section):
     """Where the truth lives."""
 
-    url: str = _setting("", "SQLAlchemy URL; empty: SQLite in data_dir")
+    url: str = setting("", "SQLAlchemy URL; empty: SQLite in data_dir")
 
 
 class BrokerSettings(Section):
     """What carries task messages; losing all of them loses nothing."""
 
-    url: str = _setting(
+    url: str = setting(
         "", "Celery broker URL; empty: an embedded server in data_dir; filesystem://: files there"
     )
 
@@ -156,30 +128,30 @@ class BrokerSettings(Section):
 class WorkerSettings(Section):
     """The processes that read studies."""
 
-    processes: int = _setting(1, "studies read at once on this host; 0: none", ge=0, le=64)
-    lease_seconds: float = _setting(
+    processes: int = setting(1, "studies read at once on this host; 0: none", ge=0, le=64)
+    lease_seconds: float = setting(
         15.0, "a worker that has not shown life for so long has lost its study", "s", ge=2, le=600
     )
-    max_image_mib: int = _setting(
+    max_image_mib: int = setting(
         1024, "largest image that is decoded: rows x columns x frames x bytes", "MiB", ge=1, le=16384
     )
-    decoder_memory_mib: int = _setting(
+    decoder_memory_mib: int = setting(
         4096, "memory of the process that decodes compressed images", "MiB", ge=256, le=65536
     )
-    max_attempts: int = _setting(3, "times a study may take its worker down before it is FAILED", ge=1, le=20)
+    max_attempts: int = setting(3, "times a study may take its worker down before it is FAILED", ge=1, le=20)
 
 
 class ModelSettings(Section):
     """Which published systems read."""
 
-    bundles: tuple[str, ...] = _setting(
+    bundles: tuple[str, ...] = setting(
         ("vicar-attention-v1",),
         "model bundles by name; each reads every study, and the most urgent of what they find counts",
         min_length=1,
     )
-    device: str = _setting("auto", "torch device: auto, cpu or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    engine: Literal["torch"] = _setting("torch", "inference engine")
-    precision: Literal["float32", "bfloat16"] = _setting(
+    device: str = setting("auto", "torch device: auto, cpu or cuda:N", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    engine: Literal["torch"] = setting("torch", "inference engine")
+    precision: Literal["float32", "bfloat16"] = setting(
         "float32", "arithmetic of the networks; bfloat16 is faster on some hardware"
     )
 
@@ -194,18 +166,18 @@ class ModelSettings(Section):
 class PeerSettings(Section):
     """Who may send: both AE title and host must match."""
 
-    name: str = _setting(..., "a name for people")
-    ae_title: str = _setting(..., "calling AE title")
-    host: str = _setting(..., "IP address that the peer calls from")
-    port: int = _setting(
+    name: str = setting(..., "a name for people")
+    ae_title: str = setting(..., "calling AE title")
+    host: str = setting(..., "IP address that the peer calls from")
+    port: int = setting(
         0, "TCP port on which it answers calls of this node (storage commitment); 0: none", ge=0, le=65535
     )
-    tls: bool = _setting(False, "it must call over TLS")
-    certificate: str = _setting(
+    tls: bool = setting(False, "it must call over TLS")
+    certificate: str = setting(
         "", "what its certificate must carry: a SHA-256 fingerprint, or a subject alternative or common name"
     )
 
-    _ae_title = field_validator("ae_title")(_check_ae_title)
+    _ae_title = field_validator("ae_title")(check_ae_title)
 
     @field_validator("host")
     @classmethod
@@ -221,21 +193,10 @@ class PeerSettings(Section):
         return self
 
 
-class PacsSettings(Section):
-    """Where results go."""
-
-    name: str = _setting(..., "a name for people; unique", min_length=1)
-    ae_title: str = _setting(..., "called AE title")
-    host: str = _setting(..., "host name or IP address", min_length=1)
-    port: int = _setting(..., "TCP port", ge=1, le=65535)
-
-    _ae_title = field_validator("ae_title")(_check_ae_title)
-
-
 class Settings(Section):
     """Everything that an installation can choose."""
 
-    data_dir: Path = _setting(Path("ich-node-data"), "folder that holds all state")
+    data_dir: Path = setting(Path("ich-node-data"), "folder that holds all state")
     receiver: ReceiverSettings = ReceiverSettings()
     disk: DiskSettings = DiskSettings()
     web: WebSettings = WebSettings()
@@ -243,8 +204,13 @@ class Settings(Section):
     broker: BrokerSettings = BrokerSettings()
     worker: WorkerSettings = WorkerSettings()
     model: ModelSettings = ModelSettings()
-    peers: tuple[PeerSettings, ...] = _setting((), "scanners and PACS that may send; empty: any local caller")
-    pacs: tuple[PacsSettings, ...] = _setting((), "PACS that results are sent to")
+    peers: tuple[PeerSettings, ...] = setting((), "scanners and PACS that may send; empty: any local caller")
+    pacs: tuple[PacsSettings, ...] = setting((), "PACS that results are sent to")
+    hl7: tuple[HL7Settings, ...] = setting(
+        (), "systems that are told of studies by HL7 v2 (ORU^R01 over MLLP)"
+    )
+    webhook: tuple[WebhookSettings, ...] = setting((), "services that are told of studies by HTTP")
+    mail: tuple[MailSettings, ...] = setting((), "people that are told of studies by e-mail")
 
     @field_validator("data_dir")
     @classmethod
@@ -274,10 +240,20 @@ class Settings(Section):
         callers = [(peer.ae_title, peer.host) for peer in self.peers]
         if len(set(callers)) != len(callers):
             raise ValueError("peers: two [[peers]] have the same AE title and host")
-        names = [pacs.name for pacs in self.pacs]
-        if len(set(names)) != len(names):
-            raise ValueError("pacs: two [[pacs]] have the same name")
+        seen: set[str] = set()
+        for key in ("pacs", "hl7", "webhook", "mail"):
+            for each in getattr(self, key):
+                if each.name in seen:
+                    raise ValueError(
+                        f"{key}: {each.name!r} is the name of another [[pacs]], [[hl7]], [[webhook]] or [[mail]]"
+                    )
+                seen.add(each.name)
         return self
+
+    @property
+    def notified(self) -> tuple[HL7Settings | WebhookSettings | MailSettings, ...]:
+        """Whoever is told of studies."""
+        return (*self.hl7, *self.webhook, *self.mail)
 
     @property
     def database_url(self) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from ich_node.errors import ConfigurationError
-from ich_node.settings import Section, Settings
+from ich_node.settings import Settings
+from ich_node.settings_section import Section
 
 ENVIRONMENT_PREFIX = "ICH_NODE_"
 CONFIG_VARIABLE = "ICH_NODE_CONFIG"

@@ -20,11 +20,13 @@ from celery import Celery, bootsteps, signals
 from kombu.exceptions import OperationalError
 
 from ich_node.broker import resolve_broker
+from ich_node.confirmation_job import has_answers, take_answers
 from ich_node.database import outbox, queue
 from ich_node.database.engine import Database
-from ich_node.delivery_job import Deliverer, Node
+from ich_node.delivery_job import Deliverer
 from ich_node.errors import ConfigurationError, TransientError
 from ich_node.model.bundle import find_bundle, verify_bundle
+from ich_node.node import Node
 from ich_node.purge_job import PurgeSchedule
 from ich_node.settings import Settings
 
@@ -254,6 +256,8 @@ class Reconciler:
 
     def _reconcile(self, database: Database) -> None:
         now = datetime.now(UTC)
+        if has_answers(self._node(database)):
+            take_answers(self._node(database))
         if self._forget.is_set():
             with database.writing() as session:
                 queue.forget_enqueued(session)
@@ -269,6 +273,9 @@ class Reconciler:
             if time.monotonic() - self._delivered_at.get(destination, -1e9) > _DELIVER_AGAIN_SECONDS:
                 self._delivered_at[destination] = time.monotonic()
                 self._send(DELIVER_TASK, destination)
+
+    def _node(self, database: Database) -> Node:
+        return Node(settings=self._settings, database=database)
 
     def _send_studies(self, database: Database, studies: Sequence[str]) -> None:
         for number, study_instance_uid in enumerate(studies):

@@ -15,6 +15,7 @@ from ich_node.codes import IMPLEMENTATION_CLASS_UID
 from ich_node.receive.accepted import STORAGE_SOP_CLASS_UIDS, TRANSFER_SYNTAXES, UNCOMPRESSED
 from ich_node.receive.admission import StorageStatus
 from ich_node.receive.commitment import FailureReason
+from ich_node.receive.commitment_event import EventStatus
 from ich_node.receive.commitment_request import SOP_CLASS_UID as COMMITMENT
 from ich_node.receive.commitment_request import CommitmentStatus
 from ich_node.receive.limits import Limits
@@ -49,6 +50,15 @@ _COMMITMENT_WORDS = {
     CommitmentStatus.MISSING_ATTRIBUTE_VALUE: "one of them is empty",
     CommitmentStatus.NO_SUCH_ACTION: "Action Type ID is not 1",
     CommitmentStatus.RESOURCE_LIMITATION: "too many objects or requests, or the disk is full",
+}
+_EVENT_WORDS = {
+    EventStatus.SUCCESS: "the report is durable; also where it is there already",
+    EventStatus.PROCESSING_FAILURE: "the report cannot be parsed or written",
+    EventStatus.NO_SUCH_SOP_INSTANCE: "the affected instance is not the well-known one",
+    EventStatus.NO_SUCH_EVENT_TYPE: "Event Type ID is neither 1 nor 2",
+    EventStatus.INVALID_ARGUMENT_VALUE: "a UID is absent or not valid, or no object is named",
+    EventStatus.NO_SUCH_SOP_CLASS: "it comes over the presentation context of another class",
+    EventStatus.RESOURCE_LIMITATION: "too many objects, or too many reports wait, or the disk is full",
 }
 _FAILURE_WORDS = {
     FailureReason.PROCESSING_FAILURE: "the spool could not be read",
@@ -86,7 +96,7 @@ def tables() -> dict[str, str]:
             ("SOP class", "UID", "role", "transfer syntaxes"),
             [
                 _service(VERIFICATION_SOP_CLASS_UID, "SCP", "uncompressed"),
-                _service(COMMITMENT, "SCP", "uncompressed"),
+                _service(COMMITMENT, "SCP; SCU that is called back", "uncompressed"),
                 (f"{len(STORAGE_SOP_CLASS_UIDS)} storage SOP classes, below", "", "SCP", "all below"),
             ],
         ),
@@ -102,6 +112,7 @@ def tables() -> dict[str, str]:
         ),
         "storage-statuses": _statuses(_STORAGE_WORDS),
         "commitment-statuses": _statuses(_COMMITMENT_WORDS),
+        "report-statuses": _statuses(_EVENT_WORDS),
         "commitment-failures": _statuses(_FAILURE_WORDS),
         "cipher-suites": _table(
             ("TLS 1.2 cipher suite",), [(f"`{name}`",) for name in TLS_1_2_CIPHER_SUITES]

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ich_node.database.engine import Database, Session
+from ich_node.database.notices import Listener
 from ich_node.database.queue import StudyClaim, claim_study
 from ich_node.database.readings import NewObject, NewReading, finish_read
 from ich_node.database.receipt import Receipt, record_instances
@@ -165,9 +166,16 @@ def finding(priority: Priority, *, slices: int = 2) -> SeriesFinding:
     )
 
 
-def reading(priority: Priority, *, series: str = SERIES, run: int = 1, seconds: float = 10.0) -> NewReading:
+def reading(
+    priority: Priority,
+    *,
+    series: str = SERIES,
+    run: int = 1,
+    seconds: float = 10.0,
+    destinations: Sequence[str] = (),
+) -> NewReading:
     """A reading with one structured report and one secondary capture."""
-    result = f"9.{series}.{run}"
+    result, to = f"9.{series}.{run}", tuple(destinations)
     return NewReading(
         series_instance_uid=series,
         run_number=run,
@@ -179,9 +187,15 @@ def reading(priority: Priority, *, series: str = SERIES, run: int = 1, seconds: 
         read_at=at(seconds),
         sr_sop_instance_uid=f"{result}.1",
         sr_series_instance_uid=f"{result}.0",
-        objects=(
-            NewObject(sop_instance_uid=f"{result}.1", sop_class_uid="1.1", kind="SR", file_name=f"{run}.sr"),
-            NewObject(sop_instance_uid=f"{result}.2", sop_class_uid="1.2", kind="SC", file_name=f"{run}.sc"),
+        objects=tuple(
+            NewObject(
+                sop_instance_uid=f"{result}.{number}",
+                sop_class_uid=f"1.{number}",
+                kind=kind.upper(),
+                file_name=f"{run}.{kind}",
+                destinations=to,
+            )
+            for number, kind in ((1, "sr"), (2, "sc"))
         ),
     )
 
@@ -195,13 +209,16 @@ def read_once(
     run: int = 1,
     seconds: float = 10.0,
     destinations: Sequence[str] = ("PACS",),
+    listeners: Sequence[Listener] = (),
 ) -> Priority:
     """Claim a due study and commit a reading of one of its series."""
     claimed = must_claim(database, seconds=seconds, study=study)
-    found = reading(priority, series=series or f"{study}.1", run=run, seconds=seconds)
+    found = reading(
+        priority, series=series or f"{study}.1", run=run, seconds=seconds, destinations=destinations
+    )
     with database.writing() as session:
         return finish_read(
-            session, claimed, exclusions=(), readings=[found], destinations=destinations, now=at(seconds + 1)
+            session, claimed, exclusions=(), readings=[found], now=at(seconds + 1), listeners=listeners
         )
 
 

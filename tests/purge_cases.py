@@ -13,7 +13,7 @@ from typing import Any
 from ich_node.database.engine import Database
 from ich_node.database.receipt import Receipt, record_instances
 from ich_node.database.worklist import study_report
-from ich_node.delivery_job import Node
+from ich_node.node import Node
 from ich_node.receive.received import read_received
 from ich_node.receive.spool import Spool
 from ich_node.settings import Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from ich_node.database.engine import Database
-from ich_node.database.outbox import claim_deliveries, record_failed, record_sent
+from ich_node.database.outbox import claim_deliveries, record_failed, record_taken
 from ich_node.database.queue import StudyClaim, claim_study, take_due_studies
 from ich_node.database.readings import NewObject, NewReading, finish_not_read, finish_read, last_run_numbers
 from ich_node.database.receipt import record_instances
@@ -119,10 +119,8 @@ class StoredStudies:
         with self.database.reading() as session:
             run = last_run_numbers(session, series_uid).get(ALGORITHM.name, 0) + 1
         pictures = [picture(i) for i in range(2)] if captures is None else captures
-        objects = (
-            self._report(),
-            *(self._capture(p, i, series_uid) for i, p in enumerate(pictures)),
-        )
+        made = (self._report(series_uid), *(self._capture(p, i, series_uid) for i, p in enumerate(pictures)))
+        objects = tuple(replace(item, destinations=destinations) for item in made)
         finding = _finding(suspicion, self.slices, subtypes or {})
         reading = NewReading(
             series_instance_uid=series_uid,
@@ -138,9 +136,7 @@ class StoredStudies:
             objects=objects,
         )
         with self.database.writing() as session:
-            finish_read(
-                session, claim, exclusions=exclusions, readings=[reading], destinations=destinations, now=at
-            )
+            finish_read(session, claim, exclusions=exclusions, readings=[reading], now=at)
         return reading
 
     def reject(
@@ -168,7 +164,7 @@ class StoredStudies:
             )
             for delivery in claimed:
                 if refusal is None:
-                    record_sent(session, delivery, now=at, note=None)
+                    record_taken(session, delivery, now=at, note=None, confirm=False)
                 else:
                     record_failed(session, delivery, next_attempt_at=None, note=refusal)
         return len(claimed)
@@ -176,13 +172,15 @@ class StoredStudies:
     def _uid(self) -> str:
         return f"2.25.{7000 + next(self._numbers)}"
 
-    def _report(self) -> NewObject:
+    def _report(self, series_uid: str) -> NewObject:
         dataset = _dataset(self._uid(), Comprehensive3DSRStorage)
+        _place(dataset, series_uid, "900")
         dataset.Modality = "SR"
         return self._save(dataset, "SR")
 
     def _capture(self, pixels: npt.NDArray[np.uint8], index: int, series_uid: str) -> NewObject:
         dataset = secondary_capture(self._uid(), pixels)
+        _place(dataset, series_uid, "901")
         dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER", "OVERLAY" if index else "SUMMARY"]
         source = Dataset()
         source.ReferencedSOPClassUID = CTImageStorage
@@ -209,6 +207,12 @@ def picture(seed: int, size: int = 48) -> npt.NDArray[np.uint8]:
         [rows * 3, columns * 2, np.full_like(rows, 40 * seed)], axis=-1
     ).astype(np.uint8)
     return pixels
+
+
+def _place(dataset: Dataset, series_uid: str, number: str) -> None:
+    """Into a series of results of the study that a series of images is of."""
+    dataset.StudyInstanceUID = series_uid.rpartition(".")[0]
+    dataset.SeriesInstanceUID = f"{series_uid}.{number}"
 
 
 def secondary_capture(uid: str, pixels: npt.NDArray[np.uint8]) -> Dataset:

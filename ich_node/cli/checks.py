@@ -15,7 +15,10 @@ from ich_node.database import chores, drift, outbox, retention
 from ich_node.database.metrics import outbox_standing, unread_images
 from ich_node.database.receipt import conflicts
 from ich_node.database.worklist import overdue, state_counts
+from ich_node.deliver.query import Presence, StoredObject, stored
 from ich_node.deliver.scu import Destination, echo
+from ich_node.destination_settings import PacsSettings
+from ich_node.destinations import pacs_destination
 from ich_node.errors import IchNodeError
 from ich_node.model.bundle import find_bundle, prove_bundle
 from ich_node.purge_job import CHORE, NO_DESTINATION, spool_space
@@ -29,6 +32,8 @@ _LONG_WAIT = timedelta(minutes=15)
 _LONG_COMMITMENT = timedelta(days=1)
 _CERTIFICATE_RENEWAL = timedelta(days=30)
 _HANDSHAKE_SECONDS = 10.0
+_NOBODY = "2.25.0"
+"""UID of nothing, for a question whose answer does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +75,15 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[], tuple[bool, 
         yield "tls certificate", lambda: _tls_certificate(receiver.tls), mend
         yield "receiver over TLS", lambda: _receiver_over_tls(receiver), "see the receiver's log"
     for pacs in settings.pacs:
-        to = Destination(name=pacs.name, ae_title=pacs.ae_title, host=pacs.host, port=pacs.port)
-        mend = f"check host, port and AE title, and that the PACS knows {receiver.ae_title} as a caller"
-        yield f"PACS {pacs.name}", lambda to=to: _echo(to, settings), mend  # type: ignore[misc]
+        mend = "check url, token, user and password, and the certificate's authority (ca)"
+        if not pacs.url:
+            mend = f"check host, port and AE title, and that the PACS knows {receiver.ae_title} as a caller"
+        yield f"PACS {pacs.name}", lambda pacs=pacs: _answers(pacs, settings), mend  # type: ignore[misc]
     if not settings.pacs:
         yield "PACS", lambda: (False, "no destination is set"), "add a [[pacs]] table to the settings file"
     yield "deliveries", lambda: _deliveries(settings), "see 'ich-node deliveries --failed', then '--retry'"
-    yield "waiting", lambda: _waiting(settings), "run 'ich-node db upgrade', or mend database.url"
+    mend = "see 'ich-node deliveries'; a PACS that can neither commit nor be queried needs confirm = \"none\""
+    yield "waiting", lambda: _waiting(settings), mend
     mend = "see the log of 'ich-node worker --queue deliver'; 'ich-node purge' does the same by hand"
     yield "retention", lambda: _retention(settings), mend
     mend = "give those peers a port that answers, in their [[peers]] tables"
@@ -133,6 +140,21 @@ def _echo(to: Destination, settings: Settings) -> tuple[bool, str]:
     return outcome.ok, outcome.detail
 
 
+def _answers(pacs: PacsSettings, settings: Settings) -> tuple[bool, str]:
+    to = pacs_destination(pacs)
+    if isinstance(to, Destination):
+        ok, found = _echo(to, settings)
+        may_call = not settings.peers or any(peer.ae_title == to.ae_title for peer in settings.peers)
+        if ok and pacs.confirm == "commitment" and not may_call:
+            return False, f"{found}; but it is none of [[peers]]: where it calls to commit, it is rejected"
+        return ok, found
+    asked = StoredObject(study_instance_uid=_NOBODY, series_instance_uid=_NOBODY, sop_instance_uid=_NOBODY)
+    (answer,) = stored([asked], to)
+    return answer.presence is not Presence.CANNOT_TELL, (
+        "answers QIDO-RS" if answer.presence is not Presence.CANNOT_TELL else answer.detail
+    )
+
+
 def _receiver(own: Destination, settings: Settings) -> tuple[bool, str]:
     ok, found = _echo(own, settings)
     if not ok and settings.peers and "Calling AE title not recogni" in found:
@@ -173,16 +195,24 @@ def _waiting(settings: Settings) -> tuple[bool, str]:
     now = datetime.now(UTC)
     with existing_database(settings).reading() as session:
         waiting = unread_images(session)
-        open_deliveries = [one for one in outbox_standing(session) if one.pending]
+        standing = outbox_standing(session)
     found = [f"{waiting.objects} images of {waiting.studies} studies to be read"]
     if waiting.oldest_at is not None:
         found[0] += f", the oldest for {_minutes(now - waiting.oldest_at)}"
     found += [
         f"{one.pending} results for {one.destination}, the oldest for {_minutes(now - one.oldest_at)}"
-        for one in open_deliveries
+        for one in standing
         if one.oldest_at is not None
     ]
-    return True, "; ".join(found)
+    late = False
+    for one in standing:
+        if one.oldest_unconfirmed_at is not None:
+            since = now - one.oldest_unconfirmed_at
+            late |= since > _LONG_WAIT
+            found.append(
+                f"{one.unconfirmed} that {one.destination} took and has not confirmed, the oldest for {_minutes(since)}"
+            )
+    return not late, "; ".join(found)
 
 
 def _retention(settings: Settings) -> tuple[bool, str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ich_node.cli.settings import Loader, console, open_database, print_json, settings_of
 from ich_node.cli.studies import user_name
-from ich_node.delivery_job import Node
+from ich_node.node import Node
 from ich_node.purge_job import (
     NO_DESTINATION,
     PurgedStudy,

@@ -121,7 +121,11 @@ def reprocess(
 
 
 @click.command()
-@click.option("--failed", is_flag=True, help="Only what failed at least once and is not sent.")
+@click.option(
+    "--failed",
+    is_flag=True,
+    help="Only what failed at least once, or was not confirmed, and is not delivered.",
+)
 @click.option("--retry", is_flag=True, help="Send what failed again now.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
@@ -144,7 +148,7 @@ def deliveries(load: Loader, failed: bool, retry: bool, as_json: bool) -> None:
         return
     table = Table("Destination", "State", "Attempts", "Kind", "Study", "Since", "Note", box=None)
     for r in records:
-        style = {"DEAD": "bold red", "SENT": "dim"}.get(r.state, "")
+        style = {"DEAD": "bold red", "DELIVERED": "dim"}.get(r.state, "")
         table.add_row(
             Text(r.destination),
             Text(r.state, style=style),
@@ -243,7 +247,7 @@ def _print_reading(reading: dict[str, Any]) -> None:
             f"  slice {number:3d}{frame}: {finding['probabilities']['any']:6.1%}  {places}", markup=False
         )
     for delivery in reading["deliveries"]:
-        if delivery["state"] != "SENT":
+        if delivery["state"] != "DELIVERED":
             console.print(
                 f"  {delivery['destination']}: {delivery['state']} {delivery['note'] or ''}", markup=False
             )

@@ -84,6 +84,9 @@ class Database:
             event.listen(self.engine, "begin", _begin_sqlite)
         self._writer = self.engine.execution_options(ich_node_write=True)
         self._durable_writer = self.engine.execution_options(ich_node_write=True, ich_node_durable=True)
+        self._upgrader = self.engine.execution_options(
+            ich_node_write=True, ich_node_durable=True, ich_node_upgrade=True
+        )
         self._reader = self.engine
         if self.engine.dialect.name == "postgresql":
             # One snapshot for all queries of a reading session, as SQLite gives it.
@@ -135,11 +138,12 @@ class Database:
         ConfigurationError
             The schema is newer than this version of the package, or the database holds something else.
         """
-        with _errors_named(), self._writer.begin() as connection:
+        with _errors_named(), self._upgrader.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             try:
                 command.upgrade(_alembic(connection), "head")
+                _check_references(connection)
             except CommandError as error:
                 raise ConfigurationError(
                     f"the database cannot be upgraded by this version of ich-node: {error}"
@@ -274,7 +278,6 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")  # first: the next line may have to wait
     _switch_to_wal(connection)
-    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -284,7 +287,21 @@ def _begin_sqlite(connection: Connection) -> None:
     # NORMAL: a power cut may cost the last commits but not the file; the spool and the leases heal those
     durable = options.get("ich_node_durable", False)
     connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    # SQLite changes a column by making the table anew, which rows that refer to it would not let happen
+    upgrade = options.get("ich_node_upgrade", False)
+    connection.exec_driver_sql(f"PRAGMA foreign_keys={'OFF' if upgrade else 'ON'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _check_references(connection: Connection) -> None:
+    """What SQLite did not look at while tables were made anew; an error undoes the upgrade."""
+    if connection.dialect.name != "sqlite":
+        return
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken is not None:
+        raise ConfigurationError(
+            f"the database cannot be upgraded: rows of {broken[0]} refer to what is not there"
+        )
 
 
 def _forget_connections_in_children(engine: Engine) -> None:

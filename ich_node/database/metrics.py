@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import case, func, literal_column, select
+from sqlalchemy import case, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
 from ich_node.database.outbox import DeliveryState
@@ -48,8 +48,12 @@ class OutboxStanding:
     destination: str
     pending: int
     dead: int
+    unconfirmed: int
+    """It took them and has not said yet that it keeps them."""
     oldest_at: datetime | None
     """Since when the oldest of the pending ones waits."""
+    oldest_unconfirmed_at: datetime | None
+    """When it took the oldest of the unconfirmed ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +104,19 @@ def unread_images(session: Session) -> UnreadImages:
 
 def outbox_standing(session: Session) -> list[OutboxStanding]:
     """What waits for each destination that something waits for."""
-    pending = OutboxRow.state == DeliveryState.PENDING
+    pending, dead = OutboxRow.state == DeliveryState.PENDING, OutboxRow.state == DeliveryState.DEAD
     rows = session.execute(
         select(
             OutboxRow.destination,
             func.sum(case((pending, 1), else_=0)).label("pending"),
-            func.sum(case((pending, 0), else_=1)).label("dead"),
+            func.sum(case((dead, 1), else_=0)).label("dead"),
+            func.sum(case((or_(pending, dead), 0), else_=1)).label("unconfirmed"),
             func.min(case((pending, OutboxRow.created_at))).label("oldest_at"),
+            func.min(case((or_(pending, dead), None), else_=OutboxRow.sent_at)).label(
+                "oldest_unconfirmed_at"
+            ),
         )
-        .where(OutboxRow.state.in_([str(DeliveryState.PENDING), str(DeliveryState.DEAD)]))
+        .where(OutboxRow.state != DeliveryState.DELIVERED)
         .group_by(OutboxRow.destination)
         .order_by(OutboxRow.destination)
     )
@@ -117,7 +125,9 @@ def outbox_standing(session: Session) -> list[OutboxStanding]:
             destination=row.destination,
             pending=int(row.pending),
             dead=int(row.dead),
+            unconfirmed=int(row.unconfirmed),
             oldest_at=row.oldest_at,
+            oldest_unconfirmed_at=row.oldest_unconfirmed_at,
         )
         for row in rows
     ]

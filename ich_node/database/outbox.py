@@ -6,12 +6,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow
+from ich_node.database.tables import NoticeRow, OutboxRow, ResultObjectRow
+
+NOTICE = "NOTICE"
+"""Kind of what is no object."""
+CONFIRMED_SOON = 4
+"""A destination that has been asked more often whether it keeps an object is slower than one would expect."""
 
 
 class DeliveryState(StrEnum):
@@ -19,6 +24,8 @@ class DeliveryState(StrEnum):
 
     PENDING = "PENDING"
     SENT = "SENT"
+    """The destination took it, and is still to say that it keeps it."""
+    DELIVERED = "DELIVERED"
     DEAD = "DEAD"
     """Given up or refused for good; a person must look."""
 
@@ -41,30 +48,34 @@ class DeliveryRecord:
 
     id: int
     study_instance_uid: str
-    sop_instance_uid: str
+    sop_instance_uid: str | None
+    """``None`` for a notice."""
     kind: str
+    """SR, SC and so on, or NOTICE."""
     destination: str
     state: str
     attempts: int
     created_at: datetime
     next_attempt_at: datetime
     sent_at: datetime | None
+    delivered_at: datetime | None
     note: str | None
 
 
 def destinations_due(session: Session, now: datetime) -> list[str]:
-    """Destinations that something waits for."""
-    return list(session.scalars(select(OutboxRow.destination).where(_is_due(now)).distinct()))
+    """Destinations to which something is to be sent, or that are to be asked whether they keep it."""
+    due = is_due(now, DeliveryState.PENDING, DeliveryState.SENT)
+    return list(session.scalars(select(OutboxRow.destination).where(due).distinct()))
 
 
 def claim_deliveries(
     session: Session, destination: str, *, owner: str, now: datetime, lease: timedelta, limit: int = 50
 ) -> list[Delivery]:
-    """Take what is due for one destination, the most urgent first."""
+    """Take the objects that are due for one destination, the most urgent first."""
     rows = session.execute(
         select(OutboxRow, ResultObjectRow.file_name)
         .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
-        .where(OutboxRow.destination == destination, _is_due(now))
+        .where(OutboxRow.destination == destination, is_due(now, DeliveryState.PENDING))
         .order_by(OutboxRow.urgency, OutboxRow.created_at, OutboxRow.id)
         .limit(limit)
         .with_for_update(of=OutboxRow, skip_locked=True)
@@ -78,7 +89,7 @@ def claim_deliveries(
             Delivery(
                 id=row.id,
                 destination=destination,
-                sop_instance_uid=row.sop_instance_uid,
+                sop_instance_uid=str(row.sop_instance_uid),
                 file_name=file_name,
                 attempts=row.attempts,
                 created_at=row.created_at,
@@ -87,11 +98,23 @@ def claim_deliveries(
     return claimed
 
 
-def renew_leases(session: Session, claimed: Collection[Delivery], *, now: datetime, lease: timedelta) -> int:
+class Claimed(Protocol):
+    """Anything of the outbox that this process works on."""
+
+    @property
+    def id(self) -> int:
+        """Of the row."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """Tells this claim from a later one."""
+        ...
+
+
+def renew_leases(session: Session, claimed: Collection[Claimed], *, now: datetime, lease: timedelta) -> int:
     """Show life while sending; how many of the deliveries are still this process's."""
-    mine = [
-        and_(OutboxRow.id == delivery.id, OutboxRow.attempts == delivery.attempts) for delivery in claimed
-    ]
+    mine = [and_(OutboxRow.id == each.id, OutboxRow.attempts == each.attempts) for each in claimed]
     renewed: Sequence[int] = session.scalars(
         update(OutboxRow)
         .where(OutboxRow.state == DeliveryState.PENDING, OutboxRow.lease_owner.is_not(None), or_(*mine))
@@ -101,20 +124,39 @@ def renew_leases(session: Session, claimed: Collection[Delivery], *, now: dateti
     return len(renewed)
 
 
-def record_sent(session: Session, delivery: Delivery, *, now: datetime, note: str | None) -> None:
+def record_taken(
+    session: Session, delivery: Claimed, *, now: datetime, note: str | None, confirm: bool
+) -> None:
     """The destination has answered success, with a note where it was a warning.
 
-    It has the object, whatever another process that tried the same meanwhile has written down.
+    It has taken it, whatever another process that tried the same meanwhile has written down.
+
+    Parameters
+    ----------
+    confirm
+        Whether it is still to say that it keeps it; else it is delivered by that.
     """
+    open_states = (DeliveryState.PENDING, DeliveryState.DEAD)
+    values: dict[str, Any] = {"state": DeliveryState.SENT, "next_attempt_at": now}
+    if not confirm:
+        values = {"state": DeliveryState.DELIVERED, "delivered_at": now}
     session.execute(
         update(OutboxRow)
-        .where(OutboxRow.id == delivery.id, OutboxRow.state != DeliveryState.SENT)
-        .values(state=DeliveryState.SENT, sent_at=now, note=note, lease_owner=None, lease_until=None)
+        .where(OutboxRow.id == delivery.id, OutboxRow.state.in_(open_states))
+        .values(
+            sent_at=now,
+            note=note,
+            lease_owner=None,
+            lease_until=None,
+            confirm_attempts=0,
+            transaction_uid=None,
+            **values,
+        )
     )
 
 
 def record_failed(
-    session: Session, delivery: Delivery, *, next_attempt_at: datetime | None, note: str
+    session: Session, delivery: Claimed, *, next_attempt_at: datetime | None, note: str
 ) -> None:
     """The destination did not take it; ``None`` as next attempt makes it a dead letter.
 
@@ -150,14 +192,18 @@ def wake(session: Session, destination: str, *, now: datetime) -> None:
 def deliveries(session: Session, *, failed: bool = False, limit: int = 1000) -> list[DeliveryRecord]:
     """Deliveries, the newest first; ``failed``: dead letters and those that failed at least once."""
     query = (
-        select(OutboxRow, ResultObjectRow.kind, ReadingRow.study_instance_uid)
-        .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
-        .join(ReadingRow, ReadingRow.id == ResultObjectRow.reading_id)
+        select(
+            OutboxRow,
+            func.coalesce(ResultObjectRow.kind, NOTICE),
+            func.coalesce(ResultObjectRow.study_instance_uid, NoticeRow.study_instance_uid),
+        )
+        .outerjoin(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
+        .outerjoin(NoticeRow, NoticeRow.id == OutboxRow.notice_id)
         .order_by(OutboxRow.id.desc())
         .limit(limit)
     )
     if failed:
-        query = query.where(OutboxRow.state != DeliveryState.SENT, OutboxRow.note.is_not(None))
+        query = query.where(_has_failed())
     return [
         DeliveryRecord(
             id=row.id,
@@ -170,6 +216,7 @@ def deliveries(session: Session, *, failed: bool = False, limit: int = 1000) -> 
             created_at=row.created_at,
             next_attempt_at=row.next_attempt_at,
             sent_at=row.sent_at,
+            delivered_at=row.delivered_at,
             note=row.note,
         )
         for row, kind, study_instance_uid in session.execute(query)
@@ -180,13 +227,28 @@ def retry_failed(session: Session, *, now: datetime) -> int:
     """Send dead letters and waiting retries again now, with a fresh 72 h; how many."""
     rows: Sequence[int] = session.scalars(
         update(OutboxRow)
-        .where(OutboxRow.state != DeliveryState.SENT, OutboxRow.note.is_not(None))
-        .values(state=DeliveryState.PENDING, attempts=0, created_at=now, next_attempt_at=now)
+        .where(_has_failed())
+        .values(
+            state=DeliveryState.PENDING,
+            attempts=0,
+            created_at=now,
+            next_attempt_at=now,
+            confirm_attempts=0,
+            transaction_uid=None,
+        )
         .returning(OutboxRow.id)
     ).all()
     return len(rows)
 
 
-def _is_due(now: datetime) -> ColumnElement[bool]:
+def is_due(now: datetime, *states: DeliveryState) -> ColumnElement[bool]:
+    """Whether the time of a row in one of these states has come and nobody works on it."""
     free = or_(OutboxRow.lease_until.is_(None), OutboxRow.lease_until < now)
-    return (OutboxRow.state == DeliveryState.PENDING) & (OutboxRow.next_attempt_at <= now) & free
+    return OutboxRow.state.in_([str(s) for s in states]) & (OutboxRow.next_attempt_at <= now) & free
+
+
+def _has_failed() -> ColumnElement[bool]:
+    """Dead, failed at least once, or taken and then not confirmed at least twice."""
+    waits = (OutboxRow.state == DeliveryState.PENDING) & OutboxRow.note.is_not(None)
+    doubtful = (OutboxRow.state == DeliveryState.SENT) & (OutboxRow.confirm_attempts > CONFIRMED_SOON)
+    return or_(OutboxRow.state == DeliveryState.DEAD, waits, doubtful)

@@ -11,22 +11,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from ich_node.database.audit import record_change
+from ich_node.database.notices import Listener, add_notice
 from ich_node.database.queue import StudyClaim, finish_claim, owned_study
+from ich_node.database.result_objects import NewObject as NewObject
+from ich_node.database.result_objects import add_objects
 from ich_node.database.standing import apply_priority, has_unread_images, set_state
-from ich_node.database.tables import AuditRow, OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
+from ich_node.database.tables import AuditRow, ReadingRow, SeriesRow, StudyRow
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, SeriesFinding, SliceFinding, StudyState
 from ich_node.selection import SeriesExclusion
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewObject:
-    """A result object that lies in the results folder."""
-
-    sop_instance_uid: str
-    sop_class_uid: str
-    kind: str
-    file_name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +103,10 @@ def finish_read(
     *,
     exclusions: Sequence[SeriesExclusion],
     readings: Sequence[NewReading],
-    destinations: Sequence[str],
     now: datetime,
     configured: Collection[str] | None = None,
     fault: StudyRejected | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> Priority:
     """Commit readings, or that the study's readings still hold (there are no new ones).
 
@@ -128,6 +121,8 @@ def finish_read(
         Names of the models that the settings name; ``None``: those that read now.
     fault
         Why another model gave no reading: the study has failed, with what was found.
+    listeners
+        Who is told, unless nothing new was found.
 
     Raises
     ------
@@ -141,7 +136,7 @@ def finish_read(
         row = _reading_row(study.study_instance_uid, reading)
         session.add(row)
         session.flush()
-        _add_objects(session, row, reading, destinations, now)
+        add_objects(session, study, reading.objects, row, now)
     _record_exclusions(session, claim, exclusions)
     state, reason, detail = _state_after(session, study, readings, fault, configured, asked_for=asked_for)
     set_state(study, state, reason=reason, detail=detail)
@@ -149,7 +144,9 @@ def finish_read(
     why = None if fault is None else f"{fault.reason}: {fault.detail}"
     if fault is None and state is not StudyState.READ:
         why = f"still {reason}: {detail}"
-    _finish(session, study, claim, now, action=action, why=why, unread=state is not StudyState.READ)
+    told = listeners if action != "unchanged" else ()
+    unread = state is not StudyState.READ
+    _finish(session, study, claim, now, action=action, why=why, unread=unread, listeners=told)
     return Priority(study.priority)
 
 
@@ -232,8 +229,17 @@ def finish_not_read(
     detail: str,
     now: datetime,
     state: StudyState = StudyState.NOT_READ,
+    objects: Sequence[NewObject] = (),
+    listeners: Sequence[Listener] = (),
 ) -> None:
     """Commit that a study could not be read, and why. A flag that an earlier reading raised stays up.
+
+    Parameters
+    ----------
+    objects
+        Reports that say so.
+    listeners
+        Who is told.
 
     Raises
     ------
@@ -243,7 +249,9 @@ def finish_not_read(
     study = owned_study(session, claim)
     _record_exclusions(session, claim, exclusions)
     set_state(study, state, reason=reason, detail=detail)
-    _finish(session, study, claim, now, action=state.lower(), why=f"{reason}: {detail}", unread=True)
+    why = f"{reason}: {detail}"
+    _finish(session, study, claim, now, action=state.lower(), why=why, unread=True, listeners=listeners)
+    add_objects(session, study, objects, None, now)
 
 
 def finish_waiting(
@@ -275,6 +283,7 @@ def _finish(
     action: str,
     why: str | None = None,
     unread: bool,
+    listeners: Sequence[Listener] = (),
 ) -> None:
     finish_claim(session, study, claim)
     waiting = has_unread_images(session, study.study_instance_uid)
@@ -282,6 +291,7 @@ def _finish(
         set_state(study, StudyState.RECEIVING)
     apply_priority(session, study, now=now, unread=unread or waiting)
     record_change(session, study, at=now, actor=claim.owner, action=action, why=why)
+    add_notice(session, study, listeners, now=now)
 
 
 def _supersede(session: Session, readings: Sequence[NewReading], beside: Collection[str] | None) -> None:
@@ -303,35 +313,6 @@ def _record_exclusions(session: Session, claim: StudyClaim, exclusions: Sequence
         exclusion = excluded.get(seen.series_instance_uid)
         row.exclusion_reason = exclusion.reason if exclusion else None
         row.exclusion_detail = exclusion.detail if exclusion else None
-
-
-def _add_objects(
-    session: Session, row: ReadingRow, reading: NewReading, destinations: Sequence[str], now: datetime
-) -> None:
-    for position, item in enumerate(reading.objects):
-        session.add(
-            ResultObjectRow(
-                sop_instance_uid=item.sop_instance_uid,
-                reading_id=row.id,
-                sop_class_uid=item.sop_class_uid,
-                kind=item.kind,
-                position=position,
-                file_name=item.file_name,
-            )
-        )
-        session.flush()
-        for destination in dict.fromkeys(destinations):
-            session.add(
-                OutboxRow(
-                    sop_instance_uid=item.sop_instance_uid,
-                    destination=destination,
-                    urgency=Priority(row.priority).urgency,
-                    state="PENDING",
-                    attempts=0,
-                    created_at=now,
-                    next_attempt_at=now,
-                )
-            )
 
 
 def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:

@@ -22,7 +22,6 @@ from ich_node.database.standing import lock_study
 from ich_node.database.tables import (
     InstanceRow,
     OutboxRow,
-    ReadingRow,
     RemovalRow,
     ResultObjectRow,
     SeriesRow,
@@ -232,7 +231,7 @@ def _obstacles(
     if not is_read:
         yield Obstacle.NOT_READ
     delivered = delivered_at(session, study.study_instance_uid)
-    open_rows = exists(_results(study.study_instance_uid)).where(OutboxRow.state != DeliveryState.SENT)
+    open_rows = exists(_results(study.study_instance_uid)).where(OutboxRow.state != DeliveryState.DELIVERED)
     if (is_read and delivered is None) or session.scalar(select(open_rows)):
         yield Obstacle.NOT_DELIVERED
     elif before is not None and delivered is not None and delivered > before:
@@ -312,22 +311,17 @@ def _results(study_instance_uid: str) -> Select[OutboxRow]:
     return (
         select(OutboxRow)
         .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
-        .join(ReadingRow, ReadingRow.id == ResultObjectRow.reading_id)
-        .where(ReadingRow.study_instance_uid == study_instance_uid)
+        .where(ResultObjectRow.study_instance_uid == study_instance_uid)
     )
 
 
 def _delivered_objects(study_instance_uid: str) -> Select[ResultObjectRow]:
     deliveries = exists().where(OutboxRow.sop_instance_uid == ResultObjectRow.sop_instance_uid)
-    return (
-        select(ResultObjectRow)
-        .join(ReadingRow, ReadingRow.id == ResultObjectRow.reading_id)
-        .where(
-            ReadingRow.study_instance_uid == study_instance_uid,
-            ResultObjectRow.purged_at.is_(None),
-            deliveries,
-            ~deliveries.where(OutboxRow.state != DeliveryState.SENT),
-        )
+    return select(ResultObjectRow).where(
+        ResultObjectRow.study_instance_uid == study_instance_uid,
+        ResultObjectRow.purged_at.is_(None),
+        deliveries,
+        ~deliveries.where(OutboxRow.state != DeliveryState.DELIVERED),
     )
 
 

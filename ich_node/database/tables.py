@@ -246,48 +246,84 @@ class ReadingRow(Table):
 
 
 class ResultObjectRow(Table):
-    """One DICOM object that was made from a reading."""
+    """One DICOM object that was made from a reading, or from the fact that there was none."""
 
     __tablename__ = "result_object"
-    __table_args__ = (Index("result_object_by_reading", "reading_id"),)
+    __table_args__ = (
+        Index("result_object_by_reading", "reading_id"),
+        Index("result_object_by_study", "study_instance_uid"),
+    )
 
     sop_instance_uid: Mapped[str] = mapped_column(primary_key=True)
-    reading_id: Mapped[int] = mapped_column(ForeignKey("reading.id"))
+    reading_id: Mapped[int | None] = mapped_column(ForeignKey("reading.id"))
+    """NULL for a report that says why a study was not read."""
     sop_class_uid: Mapped[str]
     kind: Mapped[str]
-    """SR or SC."""
+    """SR, SC, SEG, GSPS, KOS or PM."""
     position: Mapped[int]
     """Order in which a person looks at the objects of a reading."""
     file_name: Mapped[str]
     """Below the results folder."""
     purged_at: Mapped[datetime | None]
     """When its file was given up for removal; every PACS has the object."""
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("study.study_instance_uid"))
+
+
+class NoticeRow(Table):
+    """What people are told of a study at one time."""
+
+    __tablename__ = "notice"
+    __table_args__ = (Index("notice_by_study", "study_instance_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(ForeignKey("study.study_instance_uid"))
+    reading_id: Mapped[int | None] = mapped_column(ForeignKey("reading.id"))
+    facts: Mapped[dict[str, Any]]
+    """How the study stood; who the patient is stands in the study's row alone."""
+    created_at: Mapped[datetime]
 
 
 class OutboxRow(Table):
-    """One object on its way to one destination."""
+    """One object or one notice on its way to one destination."""
 
     __tablename__ = "outbox"
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "destination", name="outbox_once"),
+        UniqueConstraint("notice_id", "destination", name="outbox_notice_once"),
         Index("outbox_by_due", "state", "next_attempt_at"),
+        Index(
+            "outbox_by_transaction",
+            "transaction_uid",
+            sqlite_where=text("transaction_uid IS NOT NULL"),
+            postgresql_where=text("transaction_uid IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    sop_instance_uid: Mapped[str] = mapped_column(ForeignKey("result_object.sop_instance_uid"))
+    sop_instance_uid: Mapped[str | None] = mapped_column(ForeignKey("result_object.sop_instance_uid"))
     destination: Mapped[str]
     urgency: Mapped[int]
     """0 is the most urgent."""
     state: Mapped[str]
-    """PENDING, SENT or DEAD."""
+    """PENDING, SENT, DELIVERED or DEAD."""
     attempts: Mapped[int]
     created_at: Mapped[datetime]
     next_attempt_at: Mapped[datetime]
+    """When it is sent next, or once it is sent, when the destination is asked next whether it keeps it."""
     lease_owner: Mapped[str | None]
     lease_until: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
+    """When the destination took it."""
     note: Mapped[str | None]
     """The peer's own words at the last attempt."""
+    notice_id: Mapped[int | None] = mapped_column(ForeignKey("notice.id"))
+    """Where it is a notice; there is no object then."""
+    delivered_at: Mapped[datetime | None]
+    """When the destination was known to keep it."""
+    confirm_attempts: Mapped[int] = mapped_column(server_default="0")
+    """How often it was asked, since it took it last."""
+    transaction_uid: Mapped[str | None]
+    """Of the last request for storage commitment."""
 
 
 class AuditRow(Table):

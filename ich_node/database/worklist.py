@@ -81,7 +81,7 @@ def worklist_row(session: Session, study_instance_uid: str) -> dict[str, Any] | 
 
 
 def delivered_at(session: Session, study_instance_uid: str) -> datetime | None:
-    """When the last PACS had the last result of the reading that counts; ``None`` while one has it not."""
+    """When the last PACS was known to keep the last result of the reading that counts; ``None`` while one is not."""
     query = select(_VIEW.c.delivered_at).where(_VIEW.c.study_instance_uid == study_instance_uid)
     delivered: datetime | None = session.scalar(query)
     return delivered
@@ -255,6 +255,7 @@ def _deliveries(session: Session, reading_id: int) -> list[dict[str, Any]]:
             "state": row.state,
             "attempts": row.attempts,
             "sent_at": _iso(row.sent_at),
+            "delivered_at": _iso(row.delivered_at),
             "note": row.note,
         }
         for row in rows

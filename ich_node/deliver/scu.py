@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +21,8 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
 from ich_node.deliver.outbox import is_permanent
+from ich_node.deliver.tls import ClientTls, PeerCheck, checking_context
+from ich_node.errors import ConfigurationError
 from ich_node.receive.limits import Limits
 from ich_node.receive.upper_layer import application_entity, configure_pynetdicom
 
@@ -44,6 +46,8 @@ class Destination:
     ae_title: str
     host: str
     port: int
+    tls: ClientTls | None = None
+    """``None``: not over TLS."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,7 @@ class Timeouts:
     """How long to wait for a PACS, in seconds."""
 
     connection_s: float = 10.0
-    """For the TCP connection."""
+    """For the TCP connection, and again for the TLS handshake, however often the peer sends a byte of it."""
     acse_s: float = 30.0
     """For the answer to the association request and to the release."""
     dimse_s: float = 60.0
@@ -82,7 +86,10 @@ class DeliveryOutcome:
     """One line for a person, with the status and the error comment of the PACS; may quote what the PACS
     wrote, so it is shown and stored but not logged."""
     status: int | None = None
-    """Status (0000,0900); ``None`` when the object was not answered."""
+    """Status (0000,0900), or what STOW-RS gives in its place: Failure Reason (0008,1197) or Warning Reason
+    (0008,1196); ``None`` when the object was not answered."""
+    retry_after_s: float | None = None
+    """How long the destination asks to be left alone, in seconds; C-STORE has no way to ask."""
 
     @property
     def is_delivered(self) -> bool:
@@ -101,9 +108,14 @@ class EchoOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Outgoing:
+class OutgoingFile:
+    """A file that can be sent, by its File Meta Information (PS3.10 7.1)."""
+
     path: Path
+    size: int
+    """In bytes."""
     sop_class_uid: UID
+    sop_instance_uid: UID
     transfer_syntax_uid: UID
 
 
@@ -137,10 +149,10 @@ def send(
         for it.
     """
     outcomes: dict[int, DeliveryOutcome] = {}
-    outgoing: dict[int, _Outgoing] = {}
+    outgoing: dict[int, OutgoingFile] = {}
     for index, path in enumerate(paths):
-        item = _inspect(path)
-        if isinstance(item, _Outgoing):
+        item = inspect_file(path)
+        if isinstance(item, OutgoingFile):
             outgoing[index] = item
         else:
             outcomes[index] = item
@@ -172,7 +184,7 @@ def echo(
         else:
             status = call.request(lambda association: association.send_c_echo())
             ok = status is not None and status.get("Status") == _SUCCESS
-            detail = _in_words(status) if status is not None else call.lost
+            detail = in_words(status) if status is not None else call.lost
     return EchoOutcome(ok=ok, detail=detail, seconds=time.monotonic() - begin)
 
 
@@ -192,6 +204,7 @@ class _Call:
         self._timeouts = timeouts
         self._association: Association | None = None
         self._connection: socket.socket | None = None
+        self._check = PeerCheck()
         self.failure = ""
         """Why there is no association at all; empty when there is one, or when no context was accepted."""
 
@@ -203,16 +216,22 @@ class _Call:
         )
         entity = application_entity(self._calling_ae_title, limits)
         entity.connection_timeout = waits.connection_s
+        to = self._destination
         try:
+            context = checking_context(to.tls, self._check) if to.tls else None
             self._association = entity.associate(
-                self._destination.host,
-                self._destination.port,
+                to.host,
+                to.port,
                 contexts=self._contexts,
-                ae_title=self._destination.ae_title,
+                ae_title=to.ae_title,
+                tls_args=(context, to.host) if context else None,
                 evt_handlers=[(evt.EVT_CONN_OPEN, self._connected)],
             )
+        except ConfigurationError as error:
+            self.failure = str(error)
+            return self
         except OSError as error:  # the name cannot be resolved, or no socket is to be had
-            self.failure = f"cannot reach {self._destination.host}: {error.strerror or error}"
+            self.failure = f"cannot reach {to.host}: {error.strerror or error}"
             return self
         self.failure = self._why_not(self._association)
         return self
@@ -266,6 +285,8 @@ class _Call:
         to = self._destination
         if association.is_established:
             return ""
+        if self._check.refusal:
+            return f"no TLS with {to.host} port {to.port}: {self._check.refusal}"
         if self._connection is None:
             return f"cannot connect to {to.host} port {to.port}"
         answer = association.acceptor.primitive
@@ -276,12 +297,15 @@ class _Call:
         return f"{to.ae_title} ended the connection, or did not answer the association request in time"
 
 
-def _inspect(path: Path) -> _Outgoing | DeliveryOutcome:
+def inspect_file(path: Path) -> OutgoingFile | DeliveryOutcome:
+    """What a file is, or why it cannot be sent."""
     try:
         meta = read_file_meta_info(path)
-        return _Outgoing(
+        return OutgoingFile(
             path=path,
+            size=path.stat().st_size,
             sop_class_uid=UID(meta.MediaStorageSOPClassUID),
+            sop_instance_uid=UID(meta.MediaStorageSOPInstanceUID),
             transfer_syntax_uid=UID(meta.TransferSyntaxUID),
         )
     except FileNotFoundError:
@@ -294,14 +318,14 @@ def _inspect(path: Path) -> _Outgoing | DeliveryOutcome:
         return DeliveryOutcome(path=path, result=DeliveryResult.REFUSED, detail=detail)
 
 
-def _contexts(outgoing: Iterable[_Outgoing]) -> list[PresentationContext]:
+def _contexts(outgoing: Iterable[OutgoingFile]) -> list[PresentationContext]:
     # One transfer syntax in each: with several the peer chooses, and not always the one that the file has.
     own = [(item.sop_class_uid, item.transfer_syntax_uid) for item in outgoing]
     fallback = [(sop_class, syntax) for sop_class, _ in own for syntax in _UNCOMPRESSED]
     return [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(own + fallback)]
 
 
-def _send_one(call: _Call, item: _Outgoing) -> DeliveryOutcome:
+def _send_one(call: _Call, item: OutgoingFile) -> DeliveryOutcome:
     if call.failure:
         return DeliveryOutcome(path=item.path, result=DeliveryResult.TRANSIENT, detail=call.failure)
     syntax = call.accepts(item.sop_class_uid, (item.transfer_syntax_uid, *_UNCOMPRESSED))
@@ -319,13 +343,13 @@ def _send_one(call: _Call, item: _Outgoing) -> DeliveryOutcome:
         return DeliveryOutcome(path=item.path, result=DeliveryResult.TRANSIENT, detail=call.lost)
     return DeliveryOutcome(
         path=item.path,
-        result=_result(int(status.Status)),
-        detail=_in_words(status),
+        result=result_of(int(status.Status)),
+        detail=in_words(status),
         status=int(status.Status),
     )
 
 
-def _not_negotiated(call: _Call, item: _Outgoing) -> DeliveryOutcome:
+def _not_negotiated(call: _Call, item: OutgoingFile) -> DeliveryOutcome:
     results = call.refusals(item.sop_class_uid)
     for_good = bool(results) and results <= {_ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED}
     what = "transfer syntax" if results == {_TRANSFER_SYNTAXES_NOT_SUPPORTED} else "SOP class"
@@ -343,7 +367,8 @@ def _uncompressed(path: Path) -> Dataset:
     return dataset
 
 
-def _result(status: int) -> DeliveryResult:
+def result_of(status: int) -> DeliveryResult:
+    """What a C-STORE status means for one object."""
     if status == _SUCCESS:
         return DeliveryResult.SENT
     if status in _WARNINGS or status >> 12 == 0xB:
@@ -351,8 +376,9 @@ def _result(status: int) -> DeliveryResult:
     return DeliveryResult.REFUSED if is_permanent(status) else DeliveryResult.TRANSIENT
 
 
-def _in_words(status: Dataset) -> str:
+def in_words(status: Dataset, meanings: Mapping[int, tuple[str, str]] = STORAGE_SERVICE_CLASS_STATUS) -> str:
+    """A status with its meaning, by default that of C-STORE, and what the PACS says beside it."""
     code = int(status.Status)
-    meaning = STORAGE_SERVICE_CLASS_STATUS.get(code, ("", "unknown status"))[1] or "Success"
+    meaning = meanings.get(code, ("", "unknown status"))[1] or "Success"
     comment = "".join(c for c in str(status.get("ErrorComment") or "") if c.isprintable())[:64]
     return f"0x{code:04X} {meaning}" + (f": {comment}" if comment else "")

@@ -14,6 +14,7 @@ from ich_node.receive.paced_connection import ProtocolViolation
 
 C_STORE_RQ = 0x0001
 C_ECHO_RQ = 0x0030
+N_EVENT_REPORT_RQ = 0x0100
 N_ACTION_RQ = 0x0130
 N_EVENT_REPORT_RSP = 0x8100
 C_CANCEL_RQ = 0x0FFF
@@ -90,7 +91,7 @@ def read_command_set(encoded: bytes) -> CommandSet:
 def without_message_id(encoded: bytes) -> bytes:
     """Take Message ID out of a command set that `read_command_set` has read: an answer has none.
 
-    pynetdicom takes an answer that has one for a request, and serves it in a thread of its own.
+    pynetdicom takes an answer that has one for a request.
     """
     kept, at = [], 0
     while at < len(encoded):

@@ -114,7 +114,7 @@ class FolderFull(Exception):
 
 def peer_key(ae_title: str, host: str) -> str:
     """Name a peer in file names."""
-    return _hash(ae_title.strip(), plain_address(host))[:16]
+    return digest(ae_title.strip(), plain_address(host))[:16]
 
 
 def waiting(folder: Path) -> CommitmentCounts:
@@ -145,7 +145,7 @@ class CommitmentFolder:
         self._claims: dict[str, int] = {}
         self._claims_lock = threading.Lock()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked():
+        with locked(self.root):
             for leftover in root.glob(f"*{_PART}"):
                 leftover.unlink(missing_ok=True)
 
@@ -175,10 +175,10 @@ class CommitmentFolder:
             The file system refuses. Nothing is left behind.
         """
         once = tuple(dict.fromkeys(references))
-        peer, transaction = peer_key(calling_ae_title, host), _hash(transaction_uid)[:16]
-        content = _hash(*sorted(f"{one.sop_class_uid} {one.sop_instance_uid}" for one in once))[:32]
+        peer, transaction = peer_key(calling_ae_title, host), digest(transaction_uid)[:16]
+        content = digest(*sorted(f"{one.sop_class_uid} {one.sop_instance_uid}" for one in once))[:32]
         key = f"{peer}-{transaction}-"
-        with self._locked():
+        with locked(self.root):
             sizes = self._sizes()
             same_transaction = [name for name in sizes if name[17:].startswith(key)]
             same_request = [name for name in same_transaction if name.endswith(f"-{content}.json")]
@@ -257,7 +257,7 @@ class CommitmentFolder:
     def remove(self, file_name: str) -> None:
         """It is reported; to be called by who has claimed it."""
         (self.root / file_name).unlink(missing_ok=True)
-        _synchronize(self.root)
+        synchronize(self.root)
         self.release(file_name)
 
     def give_up(self, file_name: str) -> None:
@@ -306,7 +306,7 @@ class CommitmentFolder:
             # Before it has its name, so that no other process reports it first.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             temporary.rename(path)
-            _synchronize(self.root)
+            synchronize(self.root)
         except BaseException:
             temporary.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
@@ -314,16 +314,6 @@ class CommitmentFolder:
             raise
         with self._claims_lock:
             self._claims[pending.file_name] = descriptor
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
 
 
 def _encode(pending: PendingCommitment) -> bytes:
@@ -354,7 +344,8 @@ def _decode(file_name: str, encoded: bytes, *, claimed: bool) -> PendingCommitme
     )
 
 
-def _hash(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """Name something in file names: hexadecimal."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -386,7 +377,20 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _synchronize(folder: Path) -> None:
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other thread and process out that asks for the same folder."""
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def synchronize(folder: Path) -> None:
+    """Make the names of a folder's files durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -99,15 +99,9 @@ def read_request(
     if information is None:
         raise CommitmentRefused(CommitmentStatus.MISSING_ATTRIBUTE, "no Action Information")
     try:
-        transaction_uid = _uid(information, "TransactionUID")
-        items = _items(information, max_references)
-        references = tuple(
-            Reference(
-                sop_class_uid=_uid(item, "ReferencedSOPClassUID"),
-                sop_instance_uid=_uid(item, "ReferencedSOPInstanceUID"),
-            )
-            for item in items
-        )
+        transaction_uid = uid_of(information, "TransactionUID")
+        items = items_of(information, "ReferencedSOPSequence", max_references)
+        references = tuple(reference_of(item) for item in items)
     except CommitmentRefused:
         raise
     except Exception:  # pydicom raises whatever the damage leads to
@@ -117,25 +111,50 @@ def read_request(
     return transaction_uid, references
 
 
-def _items(information: Dataset, max_references: int) -> list[Dataset]:
-    name = "Referenced SOP Sequence"
-    tag = Tag("ReferencedSOPSequence")
+def items_of(information: Dataset, keyword: str, most: int) -> list[Dataset]:
+    """Return the items of a sequence that must have some.
+
+    Raises
+    ------
+    CommitmentRefused
+        It is absent, empty, too long or no sequence.
+    """
+    tag = Tag(keyword)
     if tag not in information:
-        raise CommitmentRefused(CommitmentStatus.MISSING_ATTRIBUTE, f"no {name}")
+        raise CommitmentRefused(CommitmentStatus.MISSING_ATTRIBUTE, f"no {keyword}")
     # No value representation: Implicit VR, not converted yet.
     if information.get_item(tag).VR not in (None, "SQ"):
-        raise CommitmentRefused(CommitmentStatus.INVALID_ATTRIBUTE_VALUE, f"{name} is no sequence")
+        raise CommitmentRefused(CommitmentStatus.INVALID_ATTRIBUTE_VALUE, f"{keyword} is no sequence")
     items = list(information[tag].value or ())
     if not items:
-        raise CommitmentRefused(CommitmentStatus.MISSING_ATTRIBUTE_VALUE, f"{name} is empty")
-    if len(items) > max_references:
-        raise CommitmentRefused(
-            CommitmentStatus.RESOURCE_LIMITATION, f"{name} has more than {max_references} items"
-        )
+        raise CommitmentRefused(CommitmentStatus.MISSING_ATTRIBUTE_VALUE, f"{keyword} is empty")
+    if len(items) > most:
+        raise CommitmentRefused(CommitmentStatus.RESOURCE_LIMITATION, f"{keyword} has more than {most} items")
     return items
 
 
-def _uid(dataset: Dataset, keyword: str) -> str:
+def reference_of(item: Dataset) -> Reference:
+    """Read what an item names: SOP Class and Instance UID (0008,1150 and 0008,1155).
+
+    Raises
+    ------
+    CommitmentRefused
+        One of them is absent or not valid.
+    """
+    return Reference(
+        sop_class_uid=uid_of(item, "ReferencedSOPClassUID"),
+        sop_instance_uid=uid_of(item, "ReferencedSOPInstanceUID"),
+    )
+
+
+def uid_of(dataset: Dataset, keyword: str) -> str:
+    """Read a UID.
+
+    Raises
+    ------
+    CommitmentRefused
+        It is absent or not valid.
+    """
     if keyword not in dataset:
         raise CommitmentRefused(CommitmentStatus.MISSING_ATTRIBUTE, f"no {keyword}")
     # The stored bytes: pydicom's conversion warns of a value that breaks the rules, and quotes it.

@@ -16,6 +16,7 @@ from ich_node.receive.command_set import (
     C_ECHO_RQ,
     C_STORE_RQ,
     N_ACTION_RQ,
+    N_EVENT_REPORT_RQ,
     N_EVENT_REPORT_RSP,
     RESPONSE_BIT,
     UNRECOGNIZED_OPERATION,
@@ -24,6 +25,7 @@ from ich_node.receive.command_set import (
     response_pdu,
     without_message_id,
 )
+from ich_node.receive.commitment_request import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
 from ich_node.receive.limits import Limits
 from ich_node.receive.paced_connection import LimitExceeded, ProtocolViolation
 from ich_node.receive.pdu_admission import PduType, longest_data_bytes
@@ -172,7 +174,7 @@ class MessageReader:
             self._arrival = self._sink.begin_store(command, self._context_id)
             if not command.has_data_set:
                 self._end_store()
-        elif field in (C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RSP):
+        elif field in (C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RSP) or _is_commitment_report(command):
             self._other_bytes = 0 if command.has_data_set else None
             if field == N_EVENT_REPORT_RSP:
                 encoded = without_message_id(encoded)
@@ -212,3 +214,11 @@ class MessageReader:
         assert arrival is not None
         assert self._request is not None
         self._sink.end_store(self._request, self._context_id, arrival)
+
+
+def _is_commitment_report(command: CommandSet) -> bool:
+    """Whether it is a report of storage commitment; other services report nothing to this node."""
+    return (
+        command.command_field == N_EVENT_REPORT_RQ
+        and command.sop_class_uid == COMMITMENT_SOP_CLASS_UID.encode()
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ich_node.receive.arrival import Gate
 from ich_node.receive.commitment import CommitmentDesk
+from ich_node.receive.commitment_results import CommitmentResults
 from ich_node.receive.limits import AllowedPeer, Limits
 from ich_node.receive.listener import Endpoint, Listener
 from ich_node.receive.received import AssociationSummary, ReceivedInstance
@@ -48,6 +49,7 @@ class Receiver:
         gate: Gate | None = None,
         tls: ServerIdentity | None = None,
         commitment: CommitmentDesk | None = None,
+        results: CommitmentResults | None = None,
     ) -> None:
         self._ae_title = ae_title
         self._spool = spool
@@ -63,6 +65,7 @@ class Receiver:
             gate=gate,
             tls=tls,
             commitment=commitment,
+            results=results,
         )
         self._listener: Listener | None = None
 

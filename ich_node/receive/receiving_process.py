@@ -24,6 +24,7 @@ from typing import Any
 from ich_node.receive.arrival import Gate
 from ich_node.receive.commitment import CommitmentDesk
 from ich_node.receive.commitment_reports import CommitmentReporter
+from ich_node.receive.commitment_results import CommitmentResults, results_folder
 from ich_node.receive.free_space import FreeSpace
 from ich_node.receive.limits import AllowedPeer, Limits
 from ich_node.receive.received import log_without_values
@@ -75,6 +76,7 @@ class ScpOptions:
             register=register,
             tls=ServerIdentity(self.tls) if self.tls else None,
             commitment=CommitmentDesk(self.commitment_dir, spool),
+            results=CommitmentResults(results_folder(self.commitment_dir)),
             **callbacks,
         )
         return scp, gate

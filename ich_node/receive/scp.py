@@ -28,7 +28,9 @@ from ich_node.receive.arrival import Arrival, Gate
 from ich_node.receive.command_set import CommandSet
 from ich_node.receive.commitment import CommitmentDesk
 from ich_node.receive.commitment_association import CommitmentProvider
+from ich_node.receive.commitment_event import ReportReception
 from ich_node.receive.commitment_request import SOP_CLASS_UID as COMMITMENT_SOP_CLASS_UID
+from ich_node.receive.commitment_results import CommitmentResults
 from ich_node.receive.limits import AllowedPeer, Limits, find_peer
 from ich_node.receive.opening import OpeningConnections
 from ich_node.receive.received import AssociationSummary, ReceivedInstance, log_without_values
@@ -42,7 +44,6 @@ _LOG = logging.getLogger(__name__)
 VERIFICATION_SOP_CLASS_UID = "1.2.840.10008.1.1"
 _APPLICATION_CONTEXT_NAME = "1.2.840.10008.3.1.1.1"
 """PS3.7 annex A.2.1; the only one there is."""
-
 _STOP_SECONDS = 10.0
 
 
@@ -106,6 +107,8 @@ class StorageScp:
         For connections over TLS.
     commitment
         Takes storage commitment requests; without it the SOP class is not accepted.
+    results
+        Keep what a PACS reports on this node's own requests. Only with ``commitment``.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class StorageScp:
         register: AssociationRegister | None = None,
         tls: ServerIdentity | None = None,
         commitment: CommitmentDesk | None = None,
+        results: CommitmentResults | None = None,
     ) -> None:
         configure_pynetdicom()
         self._limits = limits or Limits()
@@ -132,6 +136,7 @@ class StorageScp:
         self._register = register or AssociationRegister(self._limits)
         self._tls = tls
         self.commitment = CommitmentProvider(commitment) if commitment else None
+        self._reports = ReportReception(results) if results else None
         self._entity = self._application_entity(ae_title)
         self._contexts = self._entity.supported_contexts
         self._open: dict[StorageAssociation, _Open] = {}
@@ -303,6 +308,8 @@ class StorageScp:
         ]
         if self.commitment is not None:
             handlers.append((evt.EVT_N_ACTION, self.commitment.handle_n_action))
+        if self._reports is not None:
+            handlers.append((evt.EVT_N_EVENT_REPORT, self._reports.handle))
         association = StorageAssociation(
             self._entity,
             connection,
@@ -321,7 +328,9 @@ class StorageScp:
         entity = application_entity(ae_title, self._limits)
         entity.add_supported_context(VERIFICATION_SOP_CLASS_UID, list(UNCOMPRESSED))
         if self.commitment is not None:
-            entity.add_supported_context(COMMITMENT_SOP_CLASS_UID, list(UNCOMPRESSED))
+            # Both roles: a PACS that calls to report on this node's requests is the provider.
+            both = None if self._reports is None else True
+            entity.add_supported_context(COMMITMENT_SOP_CLASS_UID, list(UNCOMPRESSED), both, both)
         for uid in STORAGE_SOP_CLASS_UIDS:
             entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
         return entity
@@ -368,15 +377,14 @@ class StorageScp:
 
 
 def _reject(event: evt.Event, rejection: Rejection) -> None:
-    result, source, reason = rejection.value
     caller = event.assoc.requestor
     why = A_ASSOCIATE_RJ()
-    why.result, why.source, why.reason_diagnostic = result, source, reason
+    why.result, why.source, why.reason_diagnostic = rejection.value
     _LOG.warning(
         "rejected an association of %r from %s: %s", str(caller.ae_title), caller.address, why.reason_str
     )
     event.assoc.is_rejected = True
-    event.assoc.acse.send_reject(result, source, reason)
+    event.assoc.acse.send_reject(*rejection.value)
 
 
 def _summary(association: Association, state: _Open) -> AssociationSummary:

@@ -23,7 +23,8 @@ from typing import Any, cast
 from pydicom import config as pydicom_config
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import N_ACTION
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import P_DATA
@@ -323,20 +324,17 @@ class StorageAssociation(Association):
         self._service.after_store(self)
 
     def hand_on(self, context_id: int, value: bytes) -> None:
-        """Give pynetdicom its part of a message."""
+        """Put a message together; upstream serves an N-EVENT-REPORT request in a thread of its own."""
         primitive = P_DATA()
         values: Any = [context_id, value]
         primitive.presentation_data_value_list = [values]
+        message = self.dimse.message = self.dimse.message or DIMSEMessage()
         try:
-            self.dimse.receive_primitive(primitive)
-            is_damaged = (
-                not self.dul.event_queue.empty()
-            )  # it aborts by itself, and what comes next would too
-            self.dul.event_queue.queue.clear()
+            if message.decode_msg(primitive, self):
+                self.dimse.msg_queue.put((context_id, cast(Any, message.message_to_primitive())))
+                self.dimse.message = None
         except Exception:  # pynetdicom raises whatever the damage leads to
-            is_damaged = True
-        if is_damaged:
-            raise ProtocolViolation("a message cannot be decoded")
+            raise ProtocolViolation("a message cannot be decoded") from None
 
     def send(self, pdu: bytes) -> None:
         """Send a PDU past the state machine, which it does not concern."""
@@ -432,6 +430,8 @@ def _names_its_service(request: Any) -> bool:
     """Whether the SOP class is one of the operation: upstream goes by the class alone, and answers both alike."""
     if isinstance(request, N_ACTION):
         return bool(request.RequestedSOPClassUID == StorageCommitmentPushModel)
+    if isinstance(request, N_EVENT_REPORT):
+        return bool(request.AffectedSOPClassUID == StorageCommitmentPushModel)
     return bool(request.AffectedSOPClassUID == Verification)
 
 

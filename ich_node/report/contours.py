@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from contourpy import LineType, contour_generator
 from scipy import ndimage
-from skimage.measure import find_contours
 
 from ich_node.findings import IchSubtype
 from ich_node.report import drawing
@@ -32,10 +32,46 @@ class Contour:
     def encloses(self) -> bool:
         """Whether the likely side is inside: false for the rim of a hole and for a piece of a line."""
         x, y = (self.line - self.line[0]).T
-        # find_contours keeps the low side at one hand: on the image, whose y points down, the shoelace sum is
-        # negative around what is high.
+        # contourpy keeps the high side at one hand: the shoelace sum is positive around what is high.
         doubled_area = float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))
         return bool(np.array_equal(self.line[0], self.line[-1])) and doubled_area > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A rectangle of a slice's pixels, from the first row and column to before the last."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the rectangle in a (rows, columns) array."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+def part_from(where: npt.NDArray[np.bool_], margin: int = 0) -> Part | None:
+    """Return the rectangle around the true pixels of a (rows, columns) mask; ``None`` where there are none.
+
+    Parameters
+    ----------
+    where
+        (rows, columns) bool.
+    margin
+        Pixels that are added on each side, as far as the mask reaches.
+    """
+    rows = np.flatnonzero(where.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(where[rows[0] : rows[-1] + 1].any(axis=0))
+    return Part(
+        top=max(int(rows[0]) - margin, 0),
+        left=max(int(columns[0]) - margin, 0),
+        bottom=min(int(rows[-1]) + 1 + margin, where.shape[0]),
+        right=min(int(columns[-1]) + 1 + margin, where.shape[1]),
+    )
 
 
 def contours(likelihood: npt.NDArray[np.float32], levels: Sequence[float]) -> list[Contour]:
@@ -53,20 +89,19 @@ def contours(likelihood: npt.NDArray[np.float32], levels: Sequence[float]) -> li
     list of Contour
         Empty where the map stays below the lowest level.
     """
-    likely = likelihood >= levels[0]
-    rows, columns = np.flatnonzero(likely.any(axis=1)), np.flatnonzero(likely.any(axis=0))
-    if rows.size == 0:
+    # Only the part that has contours is searched: they run between pixels that reach the level and their neighbours.
+    part = part_from(likelihood >= levels[0], margin=1)
+    if part is None:
         return []
-    # Only the part that has contours is searched, with a rim of zeros so that every contour closes.
-    top, left = int(rows[0]) - 1, int(columns[0]) - 1
-    part = likelihood[top + 1 : rows[-1] + 1, left + 1 : columns[-1] + 1]
-    part = np.pad(np.clip(np.nan_to_num(part), 0, 1), 1)
-    # find_contours counts from pixel centres, image coordinates from the pixel's corner.
-    origin = np.array([left + 0.5, top + 0.5])
+    # A rim of zeros closes every contour at the edge of the slice.
+    found = np.pad(np.clip(np.nan_to_num(likelihood[part.slices]), 0, 1), 1)
+    generator = contour_generator(z=found, name="serial", line_type=LineType.Separate)
+    # contourpy counts from pixel centres, image coordinates from the pixel's corner.
+    origin = np.array([part.left - 0.5, part.top - 0.5])
     return [
-        Contour(level=level, line=found[:, ::-1] + origin)
+        Contour(level=level, line=np.asarray(line) + origin)
         for level in levels
-        for found in find_contours(part, level)  # type: ignore[no-untyped-call]
+        for line in generator.lines(level)
     ]
 
 
@@ -87,24 +122,44 @@ def class_contours(
     dict of IchSubtype to list of Contour
         In the order of `IchSubtype`; classes of which nothing is drawn are absent.
     """
-    found = {subtype: contours(maps[subtype], CLASS_LEVELS) for subtype in IchSubtype if subtype in maps}
-    if found.get(IchSubtype.ANY):
-        covered = _covered(maps)
-        pieces = [piece for contour in found[IchSubtype.ANY] for piece in _outside(contour, covered)]
-        found[IchSubtype.ANY] = pieces
+    found = {
+        subtype: _uncovered(maps) if subtype is IchSubtype.ANY else contours(maps[subtype], CLASS_LEVELS)
+        for subtype in IchSubtype
+        if subtype in maps
+    }
     return {subtype: lines for subtype, lines in found.items() if lines}
 
 
-def _covered(maps: Mapping[IchSubtype, npt.NDArray[np.float32]]) -> npt.NDArray[np.bool_]:
-    """Where a subtype reaches the lowest level, or near that: (rows, columns) bool."""
+def _uncovered(maps: Mapping[IchSubtype, npt.NDArray[np.float32]]) -> list[Contour]:
+    """Pieces of the contours of ``ANY`` that no subtype's map reaches or comes near."""
+    likelihood = maps[IchSubtype.ANY]
+    likely = likelihood >= CLASS_LEVELS[0]
+    covered = _covered(maps, part_from(likely, margin=1))
+    if not (likely & ~covered).any():
+        return []
+    return [piece for contour in contours(likelihood, CLASS_LEVELS) for piece in _outside(contour, covered)]
+
+
+def _covered(maps: Mapping[IchSubtype, npt.NDArray[np.float32]], part: Part | None) -> npt.NDArray[np.bool_]:
+    """Where in a part of the slice a subtype reaches the lowest level, or near that: (rows, columns) bool."""
     rows, columns = maps[IchSubtype.ANY].shape
-    union = np.zeros((rows, columns), dtype=bool)
+    covered = np.zeros((rows, columns), dtype=bool)
+    if part is None:
+        return covered
+    near = int(columns * _COVER_SHARE)
+    wide = Part(
+        top=max(part.top - near, 0),
+        left=max(part.left - near, 0),
+        bottom=part.bottom + near,
+        right=part.right + near,
+    )
     for subtype, likelihood in maps.items():
         if subtype is not IchSubtype.ANY:
-            union |= likelihood >= CLASS_LEVELS[0]
-    if not union.any():
-        return union
-    return np.asarray(ndimage.distance_transform_cdt(~union) <= columns * _COVER_SHARE)
+            covered[wide.slices] |= likelihood[wide.slices] >= CLASS_LEVELS[0]
+    inside = covered[wide.slices]
+    if inside.any():
+        inside[:] = ndimage.maximum_filter(inside.view(np.uint8), 2 * near + 1, mode="constant")
+    return covered
 
 
 def _outside(contour: Contour, covered: npt.NDArray[np.bool_]) -> list[Contour]:
@@ -114,12 +169,12 @@ def _outside(contour: Contour, covered: npt.NDArray[np.bool_]) -> list[Contour]:
     hidden = covered[np.clip(rows, 0, limit[0]), np.clip(columns, 0, limit[1])]
     if not hidden.any():
         return [contour]
-    runs, count = ndimage.label(~hidden)
-    pieces = [contour.line[runs == n] for n in range(1, count + 1)]
+    starts = np.flatnonzero(np.diff(hidden)) + 1
+    runs = zip(np.split(contour.line, starts), np.split(hidden, starts), strict=True)
     # What is left over between two subtypes is a speck.
     shortest = 2 * covered.shape[1] * _COVER_SHARE
     return [
         Contour(level=contour.level, line=piece)
-        for piece in pieces
-        if np.ptp(piece, axis=0).max() >= shortest
+        for piece, is_hidden in runs
+        if not is_hidden[0] and np.ptp(piece, axis=0).max() >= shortest
     ]

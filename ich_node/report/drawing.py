@@ -7,7 +7,9 @@ from blue by orange to yellow, so that it also rises in lightness and survives a
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +52,11 @@ LEVELS: tuple[tuple[float, Color], ...] = ((0.25, SKY), (0.5, ORANGE), (0.75, YE
 """Likelihoods at which contours are drawn."""
 BRAIN_WINDOW_CENTER_HU = 40.0
 BRAIN_WINDOW_WIDTH_HU = 80.0
+HEAT_FROM = LEVELS[0][0] / 2
+"""Likelihood below which a map of heat is clear."""
 _MOST_OPAQUE = 0.30
+_RIM = 2
+"""Pixels of the dark rim around letters on an image."""
 
 
 @functools.cache
@@ -73,8 +79,10 @@ def brain_window(hu: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         (rows, columns) uint8.
     """
     low = BRAIN_WINDOW_CENTER_HU - BRAIN_WINDOW_WIDTH_HU / 2
-    gray = np.clip((hu - low) * (255.0 / BRAIN_WINDOW_WIDTH_HU), 0, 255)
-    shown: npt.NDArray[np.uint8] = np.nan_to_num(gray).astype(np.uint8)
+    gray = (hu - np.float32(low)) * np.float32(255.0 / BRAIN_WINDOW_WIDTH_HU)
+    # Of a number and NaN, fmax takes the number.
+    np.fmin(np.fmax(gray, 0, out=gray), 255, out=gray)
+    shown: npt.NDArray[np.uint8] = gray.astype(np.uint8)
     return shown
 
 
@@ -100,7 +108,7 @@ def heat(likelihood: npt.NDArray[np.float32]) -> Image.Image:
     Returns
     -------
     PIL.Image.Image
-        RGBA of the same size, fully transparent below half of the lowest level.
+        RGBA of the same size, fully transparent below `HEAT_FROM`.
     """
     value = np.clip(np.nan_to_num(likelihood), 0, 1)
     return Image.fromarray(_heat_table()[(value * 255).astype(np.uint8)], "RGBA")
@@ -113,7 +121,7 @@ def _heat_table() -> npt.NDArray[np.uint8]:
     stops = [0.0, *(level for level, _ in LEVELS), 1.0]
     colors = [LEVELS[0][1], *(color for _, color in LEVELS), LEVELS[-1][1]]
     channels = [np.interp(value, stops, [color[i] for color in colors]) for i in range(3)]
-    alpha = np.where(value < LEVELS[0][0] / 2, 0, _MOST_OPAQUE * 255 * value)
+    alpha = np.where(value < HEAT_FROM, 0, _MOST_OPAQUE * 255 * value)
     return np.stack([*channels, alpha], axis=-1).astype(np.uint8)
 
 
@@ -126,17 +134,60 @@ def write(
     color: Color = TEXT,
     anchor: str = "la",
     halo: bool = False,
-) -> None:
-    """Write one line; ``halo`` puts a dark rim around the letters where they stand on an image."""
-    draw.text(
-        at,
-        text,
-        font=font(size),
-        fill=color,
-        anchor=anchor,
-        stroke_width=2 if halo else 0,
-        stroke_fill=(0, 0, 0) if halo else None,
-    )
+) -> Box:
+    """Write one line; ``halo`` puts a dark rim around the letters where they stand on an image.
+
+    Returns
+    -------
+    tuple of float
+        The box that letters and rim take.
+    """
+    letters = _letters(text, size, anchor, halo)
+    left, top = round(at[0]) + letters.left, round(at[1]) + letters.top
+    if letters.rim is not None:
+        draw.bitmap((left, top), letters.rim, fill=(0, 0, 0))
+    draw.bitmap((left, top), letters.mask, fill=color)
+    return (left, top, left + letters.mask.width, top + letters.mask.height)
+
+
+def text_box(text: str, *, size: int, anchor: str = "la", halo: bool = False) -> Box:
+    """Return the box that `write` would take at (0, 0)."""
+    letters = _letters(text, size, anchor, halo)
+    left, top = letters.left, letters.top
+    return (left, top, left + letters.mask.width, top + letters.mask.height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Letters:
+    """A line of text as masks."""
+
+    left: int
+    top: int
+    mask: Image.Image
+    rim: Image.Image | None
+
+
+@functools.lru_cache(maxsize=2048)
+def _letters(text: str, size: int, anchor: str, halo: bool) -> _Letters:
+    """Shape a line once: pages of one reading share most of their words, and so do readings."""
+    rim = _RIM if halo else 0
+    left, top, right, bottom = font(size).getbbox(text, anchor=anchor, stroke_width=rim)
+    left, top = math.floor(left), math.floor(top)
+    shape = (max(1, math.ceil(right) - left), max(1, math.ceil(bottom) - top))
+
+    def mask(stroke_width: int) -> Image.Image:
+        picture = Image.new("L", shape)
+        ImageDraw.Draw(picture).text(
+            (-left, -top), text, fill=255, font=font(size), anchor=anchor, stroke_width=stroke_width
+        )
+        return picture
+
+    return _Letters(left=left, top=top, mask=mask(0), rim=mask(rim) if halo else None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _length(size: int, text: str) -> float:
+    return font(size).getlength(text)
 
 
 def wrap(text: str, *, size: int, width: float) -> list[str]:
@@ -145,15 +196,13 @@ def wrap(text: str, *, size: int, width: float) -> list[str]:
     line = ""
     for word in text.split():
         candidate = f"{line} {word}".strip()
-        if font(size).getlength(candidate) <= width:
+        if _length(size, candidate) <= width:
             line = candidate
             continue
         if line:
             lines.append(line)
-        while font(size).getlength(word) > width and len(word) > 1:
-            fits = next(
-                n for n in range(len(word) - 1, 0, -1) if n == 1 or font(size).getlength(word[:n]) <= width
-            )
+        while _length(size, word) > width and len(word) > 1:
+            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or _length(size, word[:n]) <= width)
             lines.append(word[:fits])
             word = word[fits:]
         line = word
@@ -162,9 +211,18 @@ def wrap(text: str, *, size: int, width: float) -> list[str]:
 
 def fitted(text: str, *, size: int, width: float, smallest: int = 11) -> int:
     """Return the largest letter size from ``size`` down at which a line fits into ``width`` pixels."""
-    while size > smallest and font(size).getlength(text) > width:
+    while size > smallest and _length(size, text) > width:
         size -= 1
     return size
+
+
+def shortened(text: str, *, size: int, width: float) -> str:
+    """Return a line that fits into ``width`` pixels; what is too much is taken from its middle."""
+    kept = len(text)
+    while kept > 2 and _length(size, text) > width:
+        kept -= 1
+        text = f"{text[: kept // 2]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - kept // 2 :]}"
+    return text
 
 
 def bar(
@@ -189,22 +247,7 @@ def bar(
 def point_marker(
     draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Color, width: int
 ) -> None:
-    """Draw a ring with four ticks outside it, so that nothing covers what it points at."""
-    for line_color, line_width in (((0, 0, 0), width + 2), (color, width)):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=line_color, width=line_width)
-        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-            start, end = radius, 1.7 * radius
-            draw.line(
-                (x + dx * start, y + dy * start, x + dx * end, y + dy * end),
-                fill=line_color,
-                width=line_width,
-            )
-
-
-def class_marker(
-    draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: Color, width: int
-) -> None:
-    """Draw a point's mark in a colour that has to be known again: as `point_marker`, between two thin dark rims."""
+    """Draw a ring between two thin dark rims, with four ticks outside it, so that nothing covers what it points at."""
     for extra, line_color in ((1, (0, 0, 0)), (0, color)):
         outer, line_width = radius + extra, width + 2 * extra
         draw.ellipse((x - outer, y - outer, x + outer, y + outer), outline=line_color, width=line_width)

@@ -65,6 +65,25 @@ TYPE_3 = (
 """Attributes of the same modules, of Patient Study and of the clinical trial modules that are copied where
 present."""
 
+ORDER_TYPE_2 = (
+    "AccessionNumber",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+    "RequestedProcedureCodeSequence",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+)
+"""Attributes of Referenced Request Sequence (PS3.3 Table C.17-2) that have to be there, empty if unknown."""
+
+ORDER_TYPE_3 = (
+    "IssuerOfAccessionNumberSequence",
+    "OrderPlacerIdentifierSequence",
+    "OrderFillerIdentifierSequence",
+    "ReasonForTheRequestedProcedure",
+    "ReasonForRequestedProcedureCodeSequence",
+)
+"""Attributes of the same sequence that are copied where present."""
+
 _FREE_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 """Value representations whose text is kept even where it breaks their length: half a patient ID is another
 patient's."""
@@ -95,11 +114,13 @@ def _drop_unexplained_deidentification(target: Dataset) -> None:
         del target.PatientIdentityRemoved
 
 
-def choose_character_set(source: Dataset, target: Dataset) -> None:
-    """Set Specific Character Set: the source's where every text of ``target`` survives it, else UTF-8."""
+def choose_character_set(source: Dataset, target: Dataset, texts: Iterable[str] = ()) -> None:
+    """Set Specific Character Set: the source's where every text survives it, else UTF-8.
+
+    ``texts`` are those that ``target`` is still to get.
+    """
     declared = attributes.value(source, "SpecificCharacterSet") or ""
-    texts = list(_texts(target))
-    if _carries(declared, texts):
+    if _carries(declared, [*_texts(target), *texts]):
         if declared:
             target.SpecificCharacterSet = declared
     else:
@@ -133,14 +154,12 @@ def _referenced_request(source: Dataset, request: Dataset) -> Dataset:
     item = Dataset()
     item.StudyInstanceUID = str(source.StudyInstanceUID)
     item.ReferencedStudySequence = []
-    for keyword in ("AccessionNumber", "RequestedProcedureID", "RequestedProcedureDescription"):
+    for keyword in ORDER_TYPE_2:
+        item[keyword] = _element(request, keyword) or _element(source, keyword) or _empty(keyword)
+    for keyword in ORDER_TYPE_3:
         element = _element(request, keyword) or _element(source, keyword)
-        item[keyword] = element or _empty(keyword)
-    for keyword in ("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"):
-        element = _element(source, keyword)
-        item[keyword] = element or _empty(keyword)
-    element = _element(request, "RequestedProcedureCodeSequence")
-    item.RequestedProcedureCodeSequence = [] if element is None else element.value
+        if element is not None and not element.is_empty:
+            item[keyword] = element
     return item
 
 
@@ -148,34 +167,44 @@ def stamp(report: ReadingReport, target: Dataset) -> None:
     """Write equipment, dates and file meta: those of the reading and of this node, never of the wall
     clock.
     """
-    read_at = local_time(report)
+    algorithm = report.finding.algorithm
+    stamp_equipment(target, local_time(report), f"{algorithm.name} {algorithm.version}"[:64])
+
+
+def stamp_equipment(target: Dataset, made_at: datetime, *software: str) -> None:
+    """Write equipment, dates and file meta of an object that this node made at ``made_at``, local time.
+
+    ``software`` stands behind the version of this node in Software Versions (0018,1020).
+    """
     target.Manufacturer = MANUFACTURER
     target.ManufacturerModelName = DEVICE_NAME
-    target.SoftwareVersions = [
-        __version__,
-        f"{report.finding.algorithm.name} {report.finding.algorithm.version}"[:64],
-    ]
+    target.SoftwareVersions = [__version__, *software]
     for event in ("InstanceCreation", "Content", "Series"):
-        setattr(target, f"{event}Date", f"{read_at:%Y%m%d}")
-        setattr(target, f"{event}Time", f"{read_at:%H%M%S.%f}")
+        setattr(target, f"{event}Date", f"{made_at:%Y%m%d}")
+        setattr(target, f"{event}Time", f"{made_at:%H%M%S.%f}")
     for equipment in target.get("ContributingEquipmentSequence") or []:
         # highdicom names itself here, with the time of its call.
-        equipment.ContributionDateTime = f"{read_at:%Y%m%d%H%M%S.%f%z}"
+        equipment.ContributionDateTime = f"{made_at:%Y%m%d%H%M%S.%f%z}"
     target.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     target.file_meta.ImplementationVersionName = f"{DEVICE_NAME}_{__version__}"[:16]
 
 
 def local_time(report: ReadingReport) -> datetime:
-    """Time of reading in the zone of the images: Timezone Offset From UTC (0008,0201), else the zone of this
+    """Time of reading in the zone of the images."""
+    return in_zone_of(report.source_images[0], report.read_at)
+
+
+def in_zone_of(source: Dataset, moment: datetime) -> datetime:
+    """Return a moment in the zone of an image: Timezone Offset From UTC (0008,0201), else that of this
     machine.
     """
-    stated = attributes.text(report.source_images[0], "TimezoneOffsetFromUTC")
+    stated = attributes.text(source, "TimezoneOffsetFromUTC")
     if len(stated) == 5 and stated[0] in "+-" and stated[1:].isdecimal():
         size = timedelta(hours=int(stated[1:3]), minutes=int(stated[3:]))
         offset = -size if stated[0] == "-" else size
         if _SMALLEST_OFFSET <= offset <= _LARGEST_OFFSET:
-            return report.read_at.astimezone(timezone(offset))
-    return report.read_at.astimezone()
+            return moment.astimezone(timezone(offset))
+    return moment.astimezone()
 
 
 def _element(source: Dataset, keyword: str) -> DataElement | None:

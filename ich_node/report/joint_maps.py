@@ -1,4 +1,4 @@
-"""The likelihood maps of several classes in one picture: a colour, a contour and letters for each.
+"""The likelihood maps of a slice in its picture; those of several classes in a colour, a contour and letters for each.
 
 A published system's authors report that radiologists asked for all classes together in one picture. Colour is
 never the only sign: each contour carries the class's letters.
@@ -6,62 +6,51 @@ never the only sign: each contour carries the class's letters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 from skimage.measure import points_in_poly
 
-from ich_node.findings import IchSubtype, Localization, SliceFinding
+from ich_node.findings import IchSubtype, Localization
 from ich_node.report import drawing
-from ich_node.report.contours import CLASS_LEVELS, Contour, class_contours
+from ich_node.report.contours import CLASS_LEVELS, Contour
 from ich_node.report.labels import Label
-from ich_node.report.viewport import Viewport, cut
+from ich_node.report.sketch import FILL_OPAQUE, Fill, SliceSketch
+from ich_node.report.sketch import has_subtypes as has_subtypes
+from ich_node.report.viewport import Viewport
 from ich_node.report.wording import ABBREVIATION
 
 _MOST_LABELS, _MOST_LABELS_SMALL = 6, 2
 """Contours of one class that get letters, the largest ones: a map of many specks would drown in letters."""
-_FILL_OPAQUE = 0.28
-_DASH, _DASH_GAP = 7.0, 5.0
+_DASH, _DASH_GAP = 7, 5
+"""Picture pixels."""
 _STRIPE = 6
 """Picture pixels that each class has in turn where contours lie on each other."""
 _SMALLEST_LABELLED = 8.0
 """Picture pixels."""
+_LINE_MARGIN = 4
+"""Picture pixels that a line with its rim reaches beyond its points."""
+_FILL_BUSY = 0.3
+
+PictureLines = list[tuple[float, npt.NDArray[np.float64]]]
+"""Level and points of each contour of a class: (points, 2) float64, x and y in picture pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JointMaps:
-    """What was drawn of the maps, for those who write beside it."""
-
-    contours: dict[IchSubtype, list[Contour]]
-    busy: npt.NDArray[np.float32]
-    """(height, width) float32: 1 on contours, less on filled pixels; labels keep off them."""
-
-
-def has_subtypes(finding: SliceFinding) -> bool:
-    """Whether a slice has maps of subtypes, so that its maps are drawn jointly."""
-    return any(subtype is not IchSubtype.ANY for subtype in finding.likelihood_maps)
+def draw_levels(picture: Image.Image, sketch: SliceSketch, view: Viewport) -> None:
+    """Draw the likelihood of ``ANY`` alone: heat, and a contour per level."""
+    if sketch.fill is not None:
+        _paste_fill(picture, sketch.fill, view)
+    draw = ImageDraw.Draw(picture)
+    color_of = dict(drawing.LEVELS)
+    for contour in sketch.contours.get(IchSubtype.ANY, []):
+        line = to_picture(contour, view).ravel().tolist()
+        draw.line(line, fill=color_of[contour.level], width=2 if view.is_large else 1)
 
 
-def shown_classes(finding: SliceFinding) -> tuple[IchSubtype, ...]:
-    """Classes that have a colour of their own in a slice's picture, by a contour or a place.
-
-    Returns
-    -------
-    tuple of IchSubtype
-        In the order of `IchSubtype`, ``ANY`` last; empty where the slice has no maps and places of subtypes.
-    """
-    shown = set(class_contours(finding.likelihood_maps)) if has_subtypes(finding) else set()
-    shown |= {place.subtype for place in finding.localizations if place.subtype is not IchSubtype.ANY}
-    return tuple(sorted(shown, key=_ANY_LAST.index))
-
-
-_ANY_LAST = [*(subtype for subtype in IchSubtype if subtype is not IchSubtype.ANY), IchSubtype.ANY]
-
-
-def draw_joint_maps(picture: Image.Image, finding: SliceFinding, view: Viewport) -> JointMaps:
+def draw_joint_maps(picture: Image.Image, sketch: SliceSketch, view: Viewport) -> Image.Image:
     """Draw the maps of all classes of a slice: faint fills below, contours on a dark rim above.
 
     Where contours of several classes lie on each other, their colours alternate, so that none hides another.
@@ -70,115 +59,148 @@ def draw_joint_maps(picture: Image.Image, finding: SliceFinding, view: Viewport)
     ----------
     picture
         RGB, ``view.width`` x ``view.height``; is drawn on.
+
+    Returns
+    -------
+    PIL.Image.Image
+        L, of the same size: 255 on contours, less on filled pixels; labels keep off them.
     """
-    found = class_contours(finding.likelihood_maps)
-    fill = _fill(finding)
-    if fill is not None:
-        colors = cut(fill, view)
-        picture.paste(colors, (0, 0), colors)
-    masks = [_line_mask(subtype, lines, view) for subtype, lines in found.items()]
-    busy = np.zeros((view.height, view.width), np.float32)
-    if fill is not None:
-        busy = np.asarray(colors.getchannel("A"), np.float32) / (255 * _FILL_OPAQUE) * 0.3
-    if masks:
-        drawn = np.stack([np.asarray(mask) > 0 for mask in masks])
-        _paste_lines(picture, drawn, [drawing.CLASS_COLOR[subtype] for subtype in found])
-        busy = np.maximum(busy, drawn.any(axis=0))
-    return JointMaps(contours=found, busy=busy)
-
-
-def _fill(finding: SliceFinding) -> Image.Image | None:
-    """Translucent mixture of the subtypes' colours, denser where they overlap: RGBA on the source grid."""
-    reaching = {
-        subtype: likelihood
-        for subtype in IchSubtype
-        if subtype is not IchSubtype.ANY
-        and (likelihood := finding.likelihood_maps.get(subtype)) is not None
-        and (likelihood >= CLASS_LEVELS[0]).any()
+    busy = Image.new("L", picture.size)
+    if sketch.fill is not None:
+        _paste_fill(picture, sketch.fill, view, busy)
+    lines = {
+        subtype: [(contour.level, to_picture(contour, view)) for contour in found]
+        for subtype, found in sketch.contours.items()
     }
-    if not reaching:
-        return None
-    shape = next(iter(reaching.values())).shape
-    weight, clear, mixed = np.zeros(shape), np.ones(shape), np.zeros((*shape, 3))
-    for subtype, likelihood in reaching.items():
-        value = np.where(likelihood >= CLASS_LEVELS[0], np.minimum(likelihood, 1), 0)
-        weight += value
-        clear *= 1 - _FILL_OPAQUE * value
-        mixed += value[..., None] * np.asarray(drawing.CLASS_COLOR[subtype])
-    rgba = np.dstack([mixed / np.maximum(weight, 1e-6)[..., None], 255 * (1 - clear)])
-    return Image.fromarray(rgba.astype(np.uint8), "RGBA")
+    if lines:
+        _draw_lines(picture, lines, view, busy)
+    return busy
 
 
-def _line_mask(subtype: IchSubtype, lines: Sequence[Contour], view: Viewport) -> Image.Image:
-    """Where the contours of a class run: L, 255 on the lines. The lowest level is dashed, the next solid."""
-    mask = Image.new("L", (view.width, view.height))
+def _paste_fill(picture: Image.Image, fill: Fill, view: Viewport, busy: Image.Image | None = None) -> None:
+    """Lay a fill over the picture; what it covers counts as busy by its density."""
+    part = fill.part
+    x0, y0 = view.to_picture(float(part.left), float(part.top))
+    x1, y1 = view.to_picture(float(part.right), float(part.bottom))
+    left, top = max(math.ceil(x0), 0), max(math.ceil(y0), 0)
+    right, bottom = min(math.floor(x1), view.width), min(math.floor(y1), view.height)
+    if left >= right or top >= bottom:
+        return
+    box = (
+        (left - x0) / view.scale_x,
+        (top - y0) / view.scale_y,
+        (right - x0) / view.scale_x,
+        (bottom - y0) / view.scale_y,
+    )
+    # Neighbours differ too little in so faint a colour for the steps between them to be seen.
+    colors = fill.picture.resize((right - left, bottom - top), Image.Resampling.NEAREST, box=box)
+    picture.paste(colors, (left, top), colors)
+    if busy is not None:
+        density = colors.getchannel("A").point(lambda alpha: alpha * (_FILL_BUSY / FILL_OPAQUE))
+        busy.paste(density, (left, top))
+
+
+def _draw_lines(
+    picture: Image.Image, lines: Mapping[IchSubtype, PictureLines], view: Viewport, busy: Image.Image
+) -> None:
+    points = np.concatenate([line for found in lines.values() for _, line in found])
+    size = np.array(picture.size)
+    low = np.clip(np.floor(points.min(axis=0)) - _LINE_MARGIN, 0, size).astype(int)
+    high = np.clip(np.ceil(points.max(axis=0)) + _LINE_MARGIN, 0, size).astype(int)
+    if (low >= high).any():
+        return
+    left, top = low.tolist()
+    drawn = np.stack([_line_mask(subtype, found, view, low, high) for subtype, found in lines.items()])
+    part = np.asarray(picture.crop((left, top, *high.tolist()))).copy()
+    _color_lines(part, drawn, [drawing.CLASS_COLOR[subtype] for subtype in lines], left + top)
+    picture.paste(Image.fromarray(part), (left, top))
+    busy.paste(255, (left, top), Image.fromarray(drawn.any(axis=0)))
+
+
+def _line_mask(
+    subtype: IchSubtype,
+    lines: PictureLines,
+    view: Viewport,
+    low: npt.NDArray[np.int_],
+    high: npt.NDArray[np.int_],
+) -> npt.NDArray[np.bool_]:
+    """Where the contours of a class run, between two corners of the picture: (rows, columns) bool.
+
+    The lowest level is dashed, the next solid.
+    """
+    width, height = (high - low).tolist()
+    mask = Image.new("1", (width, height))
     draw = ImageDraw.Draw(mask)
     thin = 2 if view.is_large else 1
-    for contour in lines:
-        line = to_picture(contour, view)
-        if contour.level > CLASS_LEVELS[0]:
+    for level, line in lines:
+        if level > CLASS_LEVELS[0]:
             # ANY stays thin: it is the background to the subtypes.
-            width = thin if subtype is IchSubtype.ANY else thin + 1
-            draw.line([tuple(at) for at in line.tolist()], fill=255, width=width, joint="curve")
+            draw.line(
+                (line - low).ravel().tolist(), fill=1, width=thin if subtype is IchSubtype.ANY else thin + 1
+            )
         else:
-            for dash in _dashes(line):
-                draw.line([tuple(at) for at in dash.tolist()], fill=255, width=thin)
-    return mask
+            for dash in _dashes(line - low):
+                draw.line(dash, fill=1, width=thin)
+    return np.asarray(mask)
 
 
 def to_picture(contour: Contour, view: Viewport) -> npt.NDArray[np.float64]:
     """Map a contour to the picture: (points, 2) float64, x and y."""
-    x, y = view.to_picture(contour.line[:, 0], contour.line[:, 1])
-    return np.stack([x, y], axis=-1)
+    return (contour.line - (view.left, view.top)) * (view.scale_x, view.scale_y)
 
 
-def _dashes(line: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
-    """Cut a line into dashes of equal length, each (points, 2) float64."""
-    steps = np.hypot(*np.diff(line, axis=0).T)
-    along = np.concatenate([[0.0], np.cumsum(steps)])
+def _dashes(line: npt.NDArray[np.float64]) -> list[list[float]]:
+    """Cut a line into dashes of equal length, each x, y, x, y ..., a pixel from point to point."""
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
     starts = np.arange(0.0, along[-1], _DASH + _DASH_GAP)
-    dashes = []
-    for start in starts:
-        # A corner inside a dash stays a corner.
-        inside = along[(along > start) & (along < start + _DASH)]
-        at = np.concatenate([[start], inside, [min(start + _DASH, along[-1])]])
-        dashes.append(np.stack([np.interp(at, along, line[:, i]) for i in range(2)], axis=-1))
+    at = np.minimum(starts[:, None] + np.arange(_DASH + 1.0), along[-1])
+    dashes: list[list[float]] = (
+        np.stack([np.interp(at, along, axis) for axis in line.T], axis=-1).reshape(len(starts), -1).tolist()
+    )
     return dashes
 
 
-def _paste_lines(picture: Image.Image, drawn: npt.NDArray[np.bool_], colors: Sequence[drawing.Color]) -> None:
-    """Colour (classes, height, width) bool masks of lines into the picture, on a rim that darkens it."""
+def _color_lines(
+    part: npt.NDArray[np.uint8], drawn: npt.NDArray[np.bool_], colors: Sequence[drawing.Color], phase: int
+) -> None:
+    """Colour (classes, rows, columns) bool masks of lines in a part of the picture, on a rim that darkens it."""
     union: npt.NDArray[np.bool_] = np.asarray(drawn.any(axis=0))
-    picture.paste((0, 0, 0), (0, 0), _mask(union).filter(ImageFilter.MaxFilter(3)).point(lambda v: v // 2))
-    rows, columns = np.nonzero(union)
-    here = drawn[:, rows, columns]  # (classes, pixels)
-    turn = ((rows + columns) // _STRIPE) % here.sum(axis=0)
-    rank = np.cumsum(here, axis=0) - 1
-    for on_line, order, color in zip(here, rank, colors, strict=True):
-        mine = np.zeros_like(union)
-        mine[rows, columns] = on_line & (order == turn)
-        picture.paste(color, (0, 0), _mask(mine))
+    pixels = part.reshape(-1, 3)
+    pixels[np.flatnonzero(_grown(union))] >>= 1
+    on_line = np.flatnonzero(union)
+    here = drawn.reshape(len(drawn), -1)[:, on_line]  # (classes, pixels)
+    rows, columns = np.divmod(on_line, union.shape[1])
+    turn = ((rows + columns + phase) // _STRIPE) % here.sum(axis=0)
+    mine = here & (np.cumsum(here, axis=0) - 1 == turn)
+    pixels[on_line] = np.asarray(colors, np.uint8)[mine.argmax(axis=0)]
 
 
-def _mask(where: npt.NDArray[np.bool_]) -> Image.Image:
-    return Image.fromarray(where.astype(np.uint8) * 255)
+def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Grow a (rows, columns) bool mask by a pixel to all sides."""
+    tall = mask.copy()
+    tall[1:] |= mask[:-1]
+    tall[:-1] |= mask[1:]
+    grown = tall.copy()
+    grown[:, 1:] |= tall[:, :-1]
+    grown[:, :-1] |= tall[:, 1:]
+    return grown
 
 
-def contour_labels(joint: JointMaps, places: Sequence[Localization], view: Viewport) -> list[Label]:
+def contour_labels(sketch: SliceSketch, places: Sequence[Localization], view: Viewport) -> list[Label]:
     """Letters for the contours of each class, largest first; a contour whose place is labelled needs none."""
     most = _MOST_LABELS if view.is_large else _MOST_LABELS_SMALL
     labels = []
-    for subtype, lines in joint.contours.items():
+    for subtype, lines in sketch.contours.items():
         own = [place for place in places if place.subtype is subtype]
         outlines = [line for line in lines if line.level == CLASS_LEVELS[0]]
         # A hole's rim needs no letters; of ANY there may be pieces alone.
         outlines = [line for line in outlines if line.encloses or subtype is IchSubtype.ANY]
-        named = [line for line in outlines if any(_belongs(place, line) for place in own)]
         outlines.sort(key=lambda line: -float(np.prod(np.ptp(line.line, axis=0))))
         for rank, line in enumerate(outlines[:most]):
+            if any(_belongs(place, line) for place in own):
+                continue
             around = to_picture(line, view)
-            large = np.ptp(around, axis=0).max() >= _SMALLEST_LABELLED
-            if not any(line is other for other in named) and (large or rank == 0):
+            if rank == 0 or np.ptp(around, axis=0).max() >= _SMALLEST_LABELLED:
                 color = drawing.CLASS_COLOR[subtype]
                 labels.append(Label(text=ABBREVIATION[subtype], color=color, around=around))
     return labels
@@ -187,7 +209,10 @@ def contour_labels(joint: JointMaps, places: Sequence[Localization], view: Viewp
 def _belongs(place: Localization, contour: Contour) -> bool:
     """Whether a place stands for a contour: its middle lies inside it, or it is a box around most of it."""
     middle = np.reshape(place.coordinates, (-1, 2)).mean(axis=0)
-    if points_in_poly([middle], contour.line)[0]:  # type: ignore[no-untyped-call]
+    low, high = contour.line.min(axis=0), contour.line.max(axis=0)
+    if ((low <= middle) & (middle <= high)).all() and points_in_poly(  # type: ignore[no-untyped-call]
+        [middle], contour.line
+    )[0]:
         return True
     if place.kind == "point":
         return False

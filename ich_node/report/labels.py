@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 from ich_node.report import drawing
 
@@ -15,7 +15,8 @@ _DIRECTIONS = 16
 _DISTANCES = (3.0, 12.0, 26.0, 46.0, 72.0)
 """Picture pixels between a thing and its label; from the third on a line joins the two."""
 _LEADER_FROM = 20.0
-_RIM = 2
+_GRID = 4
+"""Picture pixels of a step, where what a label would cover is weighed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,15 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Spot:
-    cost: float
-    box: drawing.Box
-    at: tuple[float, float]
-    """The point of the thing that the label hangs from."""
-    distance: float
+class _Spots:
+    """Every place that a label may take."""
+
+    boxes: npt.NDArray[np.float64]
+    """(places, 4) float64: left, top, right, bottom."""
+    hang_from: npt.NDArray[np.float64]
+    """(places, 2) float64: the point of the thing that the label hangs from."""
+    distances: npt.NDArray[np.float64]
+    """(places,) float64."""
 
 
 def write_labels(
@@ -43,7 +47,7 @@ def write_labels(
     *,
     size: int,
     taken: Sequence[drawing.Box],
-    busy: npt.NDArray[np.float32],
+    busy: Image.Image,
 ) -> list[drawing.Box]:
     """Write labels beside what they name, the first ones first.
 
@@ -58,69 +62,73 @@ def write_labels(
     taken
         Boxes that have to stay free.
     busy
-        (height, width) float32: how much is lost where a label covers a pixel of the picture.
+        L, of the picture's size: how much is lost where a label covers a pixel, 255 for most.
 
     Returns
     -------
     list of tuple
         Box of each label, in picture pixels.
     """
-    # Sums over boxes by four look-ups: (height + 1, width + 1).
-    sums = np.pad(np.cumsum(np.cumsum(busy, axis=0, dtype=np.float64), axis=1), ((1, 0), (1, 0)))
+    if not labels:
+        return []
+    # Sums over boxes by four look-ups, on a grid coarser than letters are.
+    coarse = np.asarray(busy.reduce(_GRID), np.float64) * (_GRID**2 / 255)
+    sums = np.pad(coarse.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     boxes: list[drawing.Box] = []
     for label in labels:
-        left, top, right, bottom = draw.textbbox(
-            (0, 0), label.text, font=drawing.font(size), anchor="mm", stroke_width=_RIM
-        )
-        half = (max(-left, right), max(-top, bottom))
-        best = min(_spots(label, half, sums, [*taken, *boxes]), key=lambda spot: spot.cost)
-        boxes.append(best.box)
-        _write(draw, label, best, size)
+        left, top, right, bottom = drawing.text_box(label.text, size=size, anchor="mm", halo=True)
+        half = np.array([max(-left, right), max(-top, bottom)])
+        spots = _spots(label, half, np.array(busy.size))
+        best = int(np.argmin(_costs(spots, sums, np.reshape([*taken, *boxes], (-1, 4)))))
+        box = spots.boxes[best].tolist()
+        boxes.append((box[0], box[1], box[2], box[3]))
+        hang_from = spots.hang_from[best].tolist() if spots.distances[best] >= _LEADER_FROM else None
+        _write(draw, label, boxes[-1], hang_from, size)
     return boxes
 
 
-def _spots(
-    label: Label, half: tuple[float, float], sums: npt.NDArray[np.float64], taken: Sequence[drawing.Box]
-) -> list[_Spot]:
-    """Every place that a label may take, with what it costs."""
-    height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    spots = []
-    for angle in np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS:
-        way = np.array([np.cos(angle), np.sin(angle)])
-        x, y = label.around[np.argmax(label.around @ way)].tolist()
-        # The box touches the line through the point across the way with its nearest corner.
-        reach = abs(way[0]) * half[0] + abs(way[1]) * half[1]
-        for distance in _DISTANCES:
-            middle = (
-                min(max(x + way[0] * (reach + distance), half[0]), width - half[0]),
-                min(max(y + way[1] * (reach + distance), half[1]), height - half[1]),
-            )
-            box = (middle[0] - half[0], middle[1] - half[1], middle[0] + half[0], middle[1] + half[1])
-            spots.append(_Spot(cost=_cost(box, distance, sums, taken), box=box, at=(x, y), distance=distance))
-    return spots
-
-
-def _cost(
-    box: drawing.Box, distance: float, sums: npt.NDArray[np.float64], taken: Sequence[drawing.Box]
-) -> float:
-    left, top, right, bottom = box
-    overlap = sum(
-        max(0.0, min(right, r) - max(left, a)) * max(0.0, min(bottom, b) - max(top, t))
-        for a, t, r, b in taken
+def _spots(label: Label, half: npt.NDArray[np.float64], size: npt.NDArray[np.int_]) -> _Spots:
+    turns = np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS
+    ways = np.stack([np.cos(turns), np.sin(turns)], axis=-1)
+    points = label.around[np.argmax(label.around @ ways.T, axis=0)]
+    # The box touches the line through the point across the way with its nearest corner.
+    reach = np.abs(ways) @ half
+    distances = np.asarray(_DISTANCES)
+    middles = points[:, None] + ways[:, None] * (reach[:, None] + distances)[..., None]
+    middles = np.maximum(np.minimum(middles, size - half), half).reshape(-1, 2)
+    return _Spots(
+        boxes=np.hstack([middles - half, middles + half]),
+        hang_from=np.repeat(points, len(distances), axis=0),
+        distances=np.tile(distances, _DIRECTIONS),
     )
-    height, width = sums.shape[0] - 1, sums.shape[1] - 1
-    x0, x1 = (min(max(round(v), 0), width) for v in (left, right))
-    y0, y1 = (min(max(round(v), 0), height) for v in (top, bottom))
+
+
+def _costs(
+    spots: _Spots, sums: npt.NDArray[np.float64], taken: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """What each place costs: (places,) float64."""
+    low, high = spots.boxes[:, None, :2], spots.boxes[:, None, 2:]
+    shared = np.minimum(high, taken[:, 2:]) - np.maximum(low, taken[:, :2])
+    overlap = np.maximum(shared, 0).prod(axis=-1).sum(axis=-1)
+    x0, y0, x1, y1 = (spots.boxes / _GRID).round().astype(int).T
+    (x0, x1), (y0, y1) = (
+        np.clip(pair, 0, sums.shape[1 - n] - 1) for n, pair in enumerate(((x0, x1), (y0, y1)))
+    )
     covered = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
     # Letters over letters are unreadable: a pixel of that outweighs all else.
-    return float(1000 * overlap + covered + 2 * distance)
+    costs: npt.NDArray[np.float64] = 1000 * overlap + covered + 2 * spots.distances
+    return costs
 
 
-def _write(draw: ImageDraw.ImageDraw, label: Label, spot: _Spot, size: int) -> None:
-    left, top, right, bottom = spot.box
-    if spot.distance >= _LEADER_FROM:
-        end = (min(max(spot.at[0], left), right), min(max(spot.at[1], top), bottom))
-        draw.line((*spot.at, *end), fill=(0, 0, 0), width=3)
-        draw.line((*spot.at, *end), fill=label.color, width=1)
+def _write(
+    draw: ImageDraw.ImageDraw, label: Label, box: drawing.Box, hang_from: list[float] | None, size: int
+) -> None:
+    """Write a label into its box; where the thing is far, a line joins the two."""
+    left, top, right, bottom = box
+    if hang_from is not None:
+        x, y = hang_from
+        line = (x, y, min(max(x, left), right), min(max(y, top), bottom))
+        draw.line(line, fill=(0, 0, 0), width=3)
+        draw.line(line, fill=label.color, width=1)
     middle = ((left + right) / 2, (top + bottom) / 2)
     drawing.write(draw, middle, label.text, size=size, color=label.color, anchor="mm", halo=True)

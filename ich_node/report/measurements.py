@@ -1,50 +1,54 @@
 """Measurement groups of TID 1500: one for the study and one per subtype (TID 1501), one per place (TID
-1410).
+1410), one per segment (TID 1411).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
-from highdicom.sr import (
-    AlgorithmIdentification,
-    FindingSite,
-    GraphicTypeValues,
-    ImageRegion,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    SourceImageForMeasurementGroup,
-    SourceImageForRegion,
-    TrackingIdentifier,
-)
+from pydicom import Dataset
 
 from ich_node import codes
 from ich_node.findings import IchSubtype, Localization, Priority
-from ich_node.report.image_library import code
+from ich_node.report.content_items import (
+    ContentItem,
+    Relationship,
+    code_item,
+    container,
+    image_item,
+    number_item,
+    region_item,
+    text_item,
+    uid_item,
+)
 from ich_node.report.reading_report import MANUFACTURER, ReadingReport
 from ich_node.report.uids import result_uid, tracking_uid
-from ich_node.report.wording import SUBTYPE_NAME, percent, slice_name
-
-Group = MeasurementsAndQualitativeEvaluations | PlanarROIMeasurementsAndQualitativeEvaluations
+from ich_node.report.wording import SUBTYPE_NAME, algorithm_parameters, percent, slice_name
 
 MAX_SOURCE_IMAGES = 8
 """Most suspicious slices that the study's group names as its source."""
-_PRESENCE = {
+PRESENCE_OF: dict[Priority, codes.CodedConcept] = {
     Priority.STAT: codes.PRESENT,
     Priority.HIGH: codes.INDETERMINATE,
     Priority.ROUTINE: codes.ABSENT,
 }
+"""What the priority says of hemorrhage in the study."""
 
 
-def measurement_groups(report: ReadingReport) -> list[Group]:
+def measurement_groups(report: ReadingReport, segmentation: Dataset | None) -> list[ContentItem]:
     """Every group of the report: study, subtypes as the model orders them, then places from the lowest slice
-    up.
+    up, then segments.
     """
-    groups: list[Group] = [_study_group(report)]
+    groups = [_study_group(report)]
     groups.extend(_subtype_group(report, subtype) for subtype in report.finding.subtypes)
     for index, finding in enumerate(report.finding.slices):
         groups.extend(_place_group(report, index, n, place) for n, place in enumerate(finding.localizations))
+    if segmentation is not None:
+        groups.extend(
+            _segment_group(report, segmentation, number, subtype)
+            for subtype, number in segment_numbers(report, segmentation).items()
+        )
     return groups
 
 
@@ -62,104 +66,152 @@ def presence(report: ReadingReport, score: float) -> codes.CodedConcept:
     return codes.INDETERMINATE if score >= points.sensitive else codes.ABSENT
 
 
-def _study_group(report: ReadingReport) -> MeasurementsAndQualitativeEvaluations:
+def segment_numbers(report: ReadingReport, segmentation: Dataset) -> dict[IchSubtype, int]:
+    """Segment Number (0062,0004) of each class that a segmentation of the same reading has a segment of.
+
+    Raises
+    ------
+    ValueError
+        A segment tracks none of this reading's findings.
+    """
+    classes = {_tracking_uid(report, subtype): subtype for subtype in IchSubtype}
+    numbers: dict[IchSubtype, int] = {}
+    for segment in segmentation.SegmentSequence:
+        subtype = classes.get(str(segment.get("TrackingUID", "")))
+        if subtype is None:
+            raise ValueError(f"segment {segment.SegmentNumber} tracks no finding of this reading")
+        numbers[subtype] = int(segment.SegmentNumber)
+    return numbers
+
+
+def _study_group(report: ReadingReport) -> ContentItem:
     finding = report.finding
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(report, "study"), identifier="Intracranial hemorrhage in the study"
-        ),
-        finding_type=code(codes.INTRACRANIAL_HEMORRHAGE),
-        finding_category=code(codes.ACR_CATEGORY_1) if finding.priority is not Priority.ROUTINE else None,
-        algorithm_id=_algorithm(report),
-        finding_sites=[FindingSite(anatomic_location=code(codes.INTRACRANIAL))],
-        measurements=[_certainty(finding.suspicion)],
-        qualitative_evaluations=[_presence(_PRESENCE[finding.priority])],
-        source_images=[
-            SourceImageForMeasurementGroup(
-                referenced_sop_class_uid=str(report.source_images[index].SOPClassUID),
-                referenced_sop_instance_uid=str(report.source_images[index].SOPInstanceUID),
-                referenced_frame_numbers=report.referenced_frames(index),
-            )
-            for index in finding.suspicious_slices[:MAX_SOURCE_IMAGES]
-        ]
-        or None,
+    sources = [
+        image_item(
+            codes.SOURCE_OF_MEASUREMENT,
+            str(report.source_images[index].SOPClassUID),
+            str(report.source_images[index].SOPInstanceUID),
+            frames=report.referenced_frames(index),
+        )
+        for index in finding.suspicious_slices[:MAX_SOURCE_IMAGES]
+    ]
+    return _group(
+        report,
+        IchSubtype.ANY,
+        tracking=("Intracranial hemorrhage in the study", _tracking_uid(report, IchSubtype.ANY)),
+        actionable=finding.priority is not Priority.ROUTINE,
+        score=finding.suspicion,
+        others=[code_item(codes.PRESENCE, PRESENCE_OF[finding.priority]), *sources],
+        template="1501",
     )
 
 
-def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> MeasurementsAndQualitativeEvaluations:
+def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> ContentItem:
     score = report.finding.subtypes[subtype]
     found = presence(report, score)
-    return MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=tracking_uid(report, subtype), identifier=f"{SUBTYPE_NAME[subtype]} hemorrhage in the study"
-        ),
-        finding_type=code(codes.FINDING_OF[subtype]),
-        finding_category=code(codes.ACR_CATEGORY_1) if found is not codes.ABSENT else None,
-        algorithm_id=_algorithm(report),
-        finding_sites=[FindingSite(anatomic_location=code(codes.SITE_OF[subtype]))],
-        measurements=[_certainty(score)],
-        qualitative_evaluations=[_presence(found)],
+    return _group(
+        report,
+        subtype,
+        tracking=(f"{SUBTYPE_NAME[subtype]} hemorrhage in the study", _tracking_uid(report, subtype)),
+        actionable=found is not codes.ABSENT,
+        score=score,
+        others=[code_item(codes.PRESENCE, found)],
+        template="1501",
     )
 
 
-def _place_group(
-    report: ReadingReport, index: int, number: int, place: Localization
-) -> PlanarROIMeasurementsAndQualitativeEvaluations:
-    role = f"place/{report.slice_key(index)}/{number}"
-    return PlanarROIMeasurementsAndQualitativeEvaluations(
-        tracking_identifier=TrackingIdentifier(
-            uid=result_uid(report, role),
-            identifier=f"{SUBTYPE_NAME[place.subtype]}, {slice_name(report, index)}, {place.kind} {number + 1}",
-        ),
-        referenced_region=_region(report, index, place),
-        finding_type=code(codes.FINDING_OF[place.subtype]),
-        algorithm_id=_algorithm(report),
-        finding_sites=[FindingSite(anatomic_location=code(codes.SITE_OF[place.subtype]))],
-        measurements=[_certainty(place.score)],
+def _place_group(report: ReadingReport, index: int, number: int, place: Localization) -> ContentItem:
+    name = f"{SUBTYPE_NAME[place.subtype]}, {slice_name(report, index)}, {place.kind} {number + 1}"
+    return _group(
+        report,
+        place.subtype,
+        tracking=(name, result_uid(report, f"place/{report.slice_key(index)}/{number}")),
+        score=place.score,
+        others=[_region(report, index, place)],
+        template="1410",
     )
 
 
-def _region(report: ReadingReport, index: int, place: Localization) -> ImageRegion:
+def _segment_group(
+    report: ReadingReport, segmentation: Dataset, number: int, subtype: IchSubtype
+) -> ContentItem:
+    """Where the likelihood of a class lies; its score is that of the study, its tracking that of the finding."""
+    finding = report.finding
+    name = "Intracranial" if subtype is IchSubtype.ANY else SUBTYPE_NAME[subtype]
+    segment = image_item(
+        codes.REFERENCED_SEGMENT,
+        str(segmentation.SOPClassUID),
+        str(segmentation.SOPInstanceUID),
+        segment=number,
+    )
+    return _group(
+        report,
+        subtype,
+        tracking=(f"{name} hemorrhage in the study, likelihood", _tracking_uid(report, subtype)),
+        score=finding.suspicion if subtype is IchSubtype.ANY else finding.subtypes.get(subtype),
+        others=[segment, uid_item(codes.SOURCE_SERIES_FOR_SEGMENTATION, report.series_instance_uid)],
+        template="1411",
+    )
+
+
+def _tracking_uid(report: ReadingReport, subtype: IchSubtype) -> str:
+    return tracking_uid(report, "study" if subtype is IchSubtype.ANY else subtype)
+
+
+def _group(
+    report: ReadingReport,
+    subtype: IchSubtype,
+    *,
+    tracking: tuple[str, str],
+    score: float | None,
+    others: Iterable[ContentItem],
+    template: str,
+    actionable: bool = False,
+) -> ContentItem:
+    """Return a group with what all of them have: tracking, finding, site, algorithm and certainty."""
+    identifier, uid = tracking
+    items = [
+        text_item(codes.TRACKING_IDENTIFIER, identifier, Relationship.HAS_OBS_CONTEXT),
+        uid_item(codes.TRACKING_UNIQUE_IDENTIFIER, uid, Relationship.HAS_OBS_CONTEXT),
+    ]
+    if actionable:
+        items.append(code_item(codes.FINDING_CATEGORY, codes.ACR_CATEGORY_1))
+    items.append(code_item(codes.FINDING, codes.FINDING_OF[subtype]))
+    items.append(code_item(codes.FINDING_SITE, codes.SITE_OF[subtype], Relationship.HAS_CONCEPT_MOD))
+    items.extend(_algorithm(report))
+    if score is not None:
+        items.append(number_item(codes.CERTAINTY_OF_FINDING, percent(score), codes.PERCENT))
+    return container(codes.MEASUREMENT_GROUP, [*items, *others], template=template)
+
+
+def _algorithm(report: ReadingReport) -> list[ContentItem]:
+    """TID 4019, with the weights' hash and the operating points as parameters."""
+    algorithm = report.finding.algorithm
+    facts = [
+        (codes.ALGORITHM_NAME, algorithm.name),
+        (codes.ALGORITHM_VERSION, algorithm.version),
+        (codes.ALGORITHM_MANUFACTURER, MANUFACTURER),
+        *((codes.ALGORITHM_PARAMETERS, line) for line in algorithm_parameters(report)),
+    ]
+    return [text_item(name, value, Relationship.HAS_CONCEPT_MOD) for name, value in facts]
+
+
+def _region(report: ReadingReport, index: int, place: Localization) -> ContentItem:
     """SCOORD (PS3.3 C.18.6): a point, or the closed outline of a box."""
     image = report.source_images[index]
     rows, columns = report.hu.shape[1:]
-    limit = np.array([columns, rows], dtype=np.float64)
     if place.kind == "point":
-        graphic_type = GraphicTypeValues.POINT
-        outline: list[tuple[float, ...]] = [place.coordinates]
+        x, y = place.coordinates
+        outline = [(x, y)]
     else:
         left, top, right, bottom = place.coordinates
-        graphic_type = GraphicTypeValues.POLYLINE
         outline = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    return ImageRegion(
-        graphic_type=graphic_type,
-        graphic_data=np.clip(np.asarray(outline, dtype=np.float64), 0, limit),
-        source_image=SourceImageForRegion(
-            referenced_sop_class_uid=str(image.SOPClassUID),
-            referenced_sop_instance_uid=str(image.SOPInstanceUID),
-            referenced_frame_numbers=report.referenced_frames(index),
-        ),
+    source = image_item(
+        codes.SOURCE,
+        str(image.SOPClassUID),
+        str(image.SOPInstanceUID),
+        Relationship.SELECTED_FROM,
+        frames=report.referenced_frames(index),
     )
-
-
-def _certainty(score: float) -> Measurement:
-    return Measurement(name=code(codes.CERTAINTY_OF_FINDING), value=percent(score), unit=code(codes.PERCENT))
-
-
-def _presence(found: codes.CodedConcept) -> QualitativeEvaluation:
-    return QualitativeEvaluation(name=code(codes.PRESENCE), value=code(found))
-
-
-def _algorithm(report: ReadingReport) -> AlgorithmIdentification:
-    """TID 4019, with the weights' hash and the operating points as parameters."""
-    algorithm = report.finding.algorithm
-    return AlgorithmIdentification(
-        name=algorithm.name,
-        version=algorithm.version,
-        manufacturer=MANUFACTURER,
-        parameters=[
-            f"weights sha256 {algorithm.weights_sha256}",
-            f"high-confidence operating point {algorithm.operating_points.high_confidence:.6g}",
-            f"sensitive operating point {algorithm.operating_points.sensitive:.6g}",
-        ],
-    )
+    inside = [(float(np.clip(x, 0, columns)), float(np.clip(y, 0, rows))) for x, y in outline]
+    return region_item(codes.IMAGE_REGION, "POINT" if place.kind == "point" else "POLYLINE", inside, source)

@@ -13,8 +13,8 @@ from ich_node.report import drawing
 from ich_node.report.attributes import whole_number
 from ich_node.report.contours import CLASS_LEVELS
 from ich_node.report.header import local_time
-from ich_node.report.joint_maps import has_subtypes, shown_classes
 from ich_node.report.reading_report import ReadingReport
+from ich_node.report.sketch import SliceSketch, sketch_slice
 from ich_node.report.slice_picture import render_slice
 from ich_node.report.viewport import Viewport, whole_slice
 from ich_node.report.wording import (
@@ -31,19 +31,23 @@ FOOTER_HEIGHT = 40
 _SCALE_BAR_MM = 50.0
 
 
-def render_overlay(report: ReadingReport, index: int) -> npt.NDArray[np.uint8]:
-    """Draw the page of one suspicious slice.
+def render_overlay(
+    report: ReadingReport, index: int, sketch: SliceSketch | None = None
+) -> npt.NDArray[np.uint8]:
+    """Draw the page of one suspicious slice; ``sketch`` is that of the slice, where it is at hand.
 
     Returns
     -------
     numpy.ndarray
-        (rows, columns, 3) uint8, RGB; the slice begins `HEADER_HEIGHT` rows below the top, at the left edge.
+        (rows, columns, 3) uint8, RGB; the picture of the slice, as `whole_slice` says, begins `HEADER_HEIGHT`
+        rows below the top, at the left edge.
     """
     view = whole_slice(report)
     page = Image.new("RGB", (view.width, HEADER_HEIGHT + view.height + FOOTER_HEIGHT), drawing.BACKGROUND)
-    finding, shown = report.finding.slices[index], shown_classes(report.finding.slices[index])
+    sketch = sketch or sketch_slice(report, index)
+    finding, shown = report.finding.slices[index], sketch.classes
     furniture = _furniture(finding, shown, view)
-    picture = render_slice(report, index, view, letter_size=28, keep_clear=furniture)
+    picture = render_slice(report, index, view, letter_size=28, keep_clear=furniture, sketch=sketch)
     page.paste(picture, (0, HEADER_HEIGHT))
     draw = ImageDraw.Draw(page)
     probability = finding.probabilities[IchSubtype.ANY]
@@ -54,7 +58,7 @@ def render_overlay(report: ReadingReport, index: int) -> npt.NDArray[np.uint8]:
     _draw_scale_bar(draw, report, view, bottom)
     _draw_slice_bars(draw, finding, shown, view.width, bottom)
     if shown:
-        _draw_classes(draw, finding, shown, bottom - 74)
+        _draw_classes(draw, sketch, bottom - 74)
     else:
         _draw_levels(draw, bottom - 74)
     return np.asarray(page)
@@ -84,7 +88,8 @@ def draw_header(draw: ImageDraw.ImageDraw, report: ReadingReport, width: int, de
     )
     room = 0.30 * width
     for n, line in enumerate(lines):
-        size = drawing.fitted(line, size=17, width=room)
+        size = drawing.fitted(line, size=17, width=room, smallest=13)
+        line = drawing.shortened(line, size=size, width=room)
         drawing.write(draw, (right, 12 + 25 * n), line, size=size, color=drawing.MUTED, anchor="ra")
     headline = HEADLINE[priority]
     room = 0.70 * width - 60
@@ -123,18 +128,16 @@ def _draw_levels(draw: ImageDraw.ImageDraw, bottom: int) -> None:
         drawing.write(draw, (62, y), f"from {percent_text(level)}", size=17, anchor="lm", halo=True)
 
 
-def _draw_classes(
-    draw: ImageDraw.ImageDraw, finding: SliceFinding, shown: Sequence[IchSubtype], bottom: int
-) -> None:
+def _draw_classes(draw: ImageDraw.ImageDraw, sketch: SliceSketch, bottom: int) -> None:
     """Draw the legend of a slice that shows subtypes: the colour of each class that is to be seen, no other."""
-    top = bottom - 26 * (len(shown) + 1)
+    top = bottom - 26 * (len(sketch.classes) + 1)
     drawing.write(draw, (20, top - 24), "Likelihood", size=17, color=drawing.MUTED, halo=True)
-    for n, subtype in enumerate(shown):
+    for n, subtype in enumerate(sketch.classes):
         y = top + 26 * n + 12
         draw.line((20, y, 52, y), fill=drawing.CLASS_COLOR[subtype], width=4)
         drawing.write(draw, (62, y), class_text(subtype), size=17, anchor="lm", halo=True)
-    if has_subtypes(finding):
-        at = (20, top + 26 * len(shown) + 12)
+    if sketch.is_joint:
+        at = (20, top + 26 * len(sketch.classes) + 12)
         drawing.write(draw, at, levels_text(), size=15, anchor="lm", color=drawing.MUTED, halo=True)
 
 

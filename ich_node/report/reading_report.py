@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.uid import UID, Comprehensive3DSRStorage
+from pydicom.uid import UID
 
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import SeriesFinding
@@ -24,12 +24,14 @@ _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClas
 
 @dataclass(frozen=True, kw_only=True)
 class Predecessor:
-    """The structured report that a new one supersedes."""
+    """The earlier reading of the same series by the same model that a new one supersedes.
 
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    sop_class_uid: str = Comprehensive3DSRStorage
+    The UIDs of its objects follow from it (`uids.predecessor_uid`), for a report of each SOP class its own.
+    """
+
+    model_name: str
+    model_version: str
+    run_number: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class ReadingReport:
             raise ValueError(f"run_number starts at 1, got {self.run_number}")
         self._check_shapes()
         for name in _REQUIRED:
-            if not all(_is_uid(image.get(name)) for image in self.source_images):
+            if not all(is_uid(image.get(name)) for image in self.source_images):
                 raise StudyRejected(
                     RejectionReason.MISSING_ATTRIBUTE, f"{name} is absent or no UID in a source image."
                 )
@@ -134,5 +136,6 @@ class ReadingReport:
         return str(self.source_images[0].StudyInstanceUID)
 
 
-def _is_uid(value: object) -> bool:
+def is_uid(value: object) -> bool:
+    """Whether an attribute's value is a valid UID."""
     return isinstance(value, str) and bool(value) and UID(value).is_valid

@@ -4,6 +4,7 @@ suspicious slice.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
 
@@ -19,10 +20,12 @@ from pydicom.valuerep import DSfloat
 from ich_node import codes
 from ich_node.findings import IchSubtype, Priority
 from ich_node.report.attributes import numbers, text
+from ich_node.report.compression import Compression, compress_capture
 from ich_node.report.geometry import directions, patient_orientation
 from ich_node.report.header import choose_character_set, copy_identity, order_items, stamp
 from ich_node.report.overlay import HEADER_HEIGHT, render_overlay
 from ich_node.report.reading_report import MANUFACTURER, ReadingReport
+from ich_node.report.sketch import Sketches, SliceSketch, sketches_of
 from ich_node.report.summary import montage_slices, render_summary
 from ich_node.report.uids import device_uid, result_uid
 from ich_node.report.viewport import Viewport, whole_slice
@@ -33,21 +36,26 @@ MAX_OVERLAYS = 8
 """Most overlays of one reading, most suspicious slices first."""
 
 
-def build_secondary_captures(report: ReadingReport) -> list[Dataset]:
+def build_secondary_captures(
+    report: ReadingReport, compression: Compression = Compression.NONE
+) -> list[Dataset]:
     """Draw one reading: the summary first, then the suspicious slices from the most suspicious down.
 
-    A reading that found nothing has the summary alone. UIDs and bytes follow from the report alone.
+    A reading that found nothing has the summary alone. UIDs and bytes follow from the report and the compression
+    alone; `compress_capture` makes a further encoding without drawing again.
 
     Returns
     -------
     list of pydicom.Dataset
-        Secondary Capture Image Storage with file meta, RGB, Explicit VR Little Endian, ready for
-        ``save_as(path, enforce_file_format=True)``.
+        Secondary Capture Image Storage with file meta, RGB, Explicit VR Little Endian where ``compression`` does not
+        say otherwise, ready for ``save_as(path, enforce_file_format=True)``.
     """
-    captures = [_summary(report)]
+    sketches = sketches_of(report)
+    blank = _blank(report)
+    captures = [_summary(report, blank, sketches)]
     for number, index in enumerate(overlay_slices(report), start=2):
-        captures.append(_overlay(report, index, number))
-    return captures
+        captures.append(_overlay(report, blank, sketches(index), index, number))
+    return [compress_capture(capture, compression) for capture in captures]
 
 
 def overlay_slices(report: ReadingReport) -> list[int]:
@@ -74,31 +82,44 @@ def sc_to_png(capture: Dataset) -> bytes:
     return file.getvalue()
 
 
-def _summary(report: ReadingReport) -> Dataset:
+def _summary(report: ReadingReport, blank: Dataset, sketches: Sketches) -> Dataset:
     shown = montage_slices(report)
-    capture = _capture(report, render_summary(report), role="sc-summary", number=1)
+    pixels = render_summary(report, sketches)
+    capture = _page(blank, pixels, sop_instance_uid=result_uid(report, "sc-summary"), number=1)
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SUMMARY"]
-    capture.ImageComments = DISCLAIMER
     capture.DerivationDescription = "Montage of the most telling slices with likelihood contours and scores"
     _name_sources(report, capture, shown, codes.SOURCE_IMAGE_FOR_MONTAGE)
     return capture
 
 
-def _overlay(report: ReadingReport, index: int, number: int) -> Dataset:
+def _overlay(report: ReadingReport, blank: Dataset, sketch: SliceSketch, index: int, number: int) -> Dataset:
     image = report.source_images[index]
-    role = f"sc-overlay/{report.slice_key(index)}"
-    capture = _capture(report, render_overlay(report, index), role=role, number=number)
+    uid = result_uid(report, f"sc-overlay/{report.slice_key(index)}")
+    pixels = render_overlay(report, index, sketch)
+    capture = _page(blank, pixels, sop_instance_uid=uid, number=number)
     capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "OVERLAY"]
-    capture.ImageComments = DISCLAIMER
     capture.DerivationDescription = "Slice in the brain window with likelihood contours and scores"
     _name_sources(report, capture, [index], codes.SOURCE_IMAGE_FOR_PROCESSING)
     _place_in_patient(report, image, capture)
     return capture
 
 
-def _capture(report: ReadingReport, pixels: npt.NDArray[np.uint8], *, role: str, number: int) -> Dataset:
+def _page(blank: Dataset, pixels: npt.NDArray[np.uint8], *, sop_instance_uid: str, number: int) -> Dataset:
+    """Return a copy of the blank capture with pixels and a name of its own."""
+    capture = copy.deepcopy(blank)
+    capture.SOPInstanceUID = sop_instance_uid
+    capture.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    capture.InstanceNumber = number
+    capture.Rows, capture.Columns = pixels.shape[:2]
+    data = pixels.tobytes()
+    capture.PixelData = data + b"\0" * (len(data) % 2)
+    return capture
+
+
+def _blank(report: ReadingReport) -> Dataset:
+    """Return what all captures of a reading share, with a picture of one pixel."""
     capture = SCImage(
-        pixel_array=np.ascontiguousarray(pixels),
+        pixel_array=np.zeros((1, 1, 3), np.uint8),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -106,8 +127,8 @@ def _capture(report: ReadingReport, pixels: npt.NDArray[np.uint8], *, role: str,
         study_instance_uid=report.study_instance_uid,
         series_instance_uid=result_uid(report, "sc-series"),
         series_number=SERIES_NUMBER,
-        sop_instance_uid=result_uid(report, role),
-        instance_number=number,
+        sop_instance_uid=result_uid(report, "sc-summary"),
+        instance_number=1,
         manufacturer=MANUFACTURER,
         series_description=series_description(report, "overlays"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
@@ -124,6 +145,8 @@ def _capture(report: ReadingReport, pixels: npt.NDArray[np.uint8], *, role: str,
     capture.BurnedInAnnotation = "NO"
     capture.LossyImageCompression = "00"
     capture.DeviceUID = device_uid(report)
+    capture.ImageComments = DISCLAIMER
+    capture.DerivationCodeSequence = [_code_item(codes.SPATIAL_RESAMPLING)]
     _copy_acquisition(report, capture)
     stamp(report, capture)
     capture.DateOfSecondaryCapture = capture.ContentDate

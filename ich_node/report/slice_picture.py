@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from ich_node.findings import IchSubtype, Localization, SliceFinding
+from ich_node.findings import IchSubtype, Localization
 from ich_node.report import drawing
-from ich_node.report.contours import contours
 from ich_node.report.geometry import directions, opposite, orientation_letters
-from ich_node.report.joint_maps import JointMaps, contour_labels, draw_joint_maps, has_subtypes, to_picture
+from ich_node.report.joint_maps import contour_labels, draw_joint_maps, draw_levels
 from ich_node.report.labels import Label, write_labels
 from ich_node.report.reading_report import ReadingReport
+from ich_node.report.sketch import SliceSketch, sketch_slice
 from ich_node.report.viewport import Viewport, cut
 from ich_node.report.wording import ABBREVIATION, percent_text
 
@@ -29,6 +29,7 @@ def render_slice(
     *,
     letter_size: int = 22,
     keep_clear: Sequence[drawing.Box] = (),
+    sketch: SliceSketch | None = None,
 ) -> Image.Image:
     """Draw one slice with everything that the model says of it.
 
@@ -41,6 +42,8 @@ def render_slice(
         Of the orientation letters, in pixels.
     keep_clear
         Boxes of the picture that are written on afterwards; the labels of classes keep off them.
+    sketch
+        That of the slice, where it is at hand.
 
     Returns
     -------
@@ -48,39 +51,27 @@ def render_slice(
         RGB, ``view.width`` x ``view.height``.
     """
     finding = report.finding.slices[index]
-    picture = cut(Image.fromarray(drawing.brain_window(report.hu[index])), view).convert("RGB")
-    if has_subtypes(finding):
-        joint = draw_joint_maps(picture, finding, view)
+    sketch = sketch or sketch_slice(report, index)
+    picture = cut(sketch.tissue, view).convert("RGB")
+    if sketch.is_joint:
+        busy = draw_joint_maps(picture, sketch, view)
     else:
-        joint = JointMaps(contours={}, busy=np.zeros((view.height, view.width), np.float32))
-        _draw_heat(picture, finding, view)
+        busy = Image.new("L", picture.size)
+        draw_levels(picture, sketch, view)
     draw = ImageDraw.Draw(picture)
     taken = [*keep_clear, *_draw_places(draw, finding.localizations, view)]
     taken += _draw_orientation(draw, report, index, view, letter_size)
     labels = [
         *_place_labels(finding.localizations, view),
-        *contour_labels(joint, finding.localizations, view),
+        *(contour_labels(sketch, finding.localizations, view) if sketch.is_joint else []),
     ]
     size = 18 if view.is_large else 12 if view.width < _SMALL_PANE else 14
-    write_labels(draw, labels, size=size, taken=taken, busy=joint.busy)
+    write_labels(draw, labels, size=size, taken=taken, busy=busy)
     return picture
 
 
 def _line_width(view: Viewport) -> int:
     return 2 if view.is_large else 1
-
-
-def _draw_heat(picture: Image.Image, finding: SliceFinding, view: Viewport) -> None:
-    likelihood = finding.likelihood_maps.get(IchSubtype.ANY)
-    if likelihood is None:
-        return
-    colors = cut(drawing.heat(likelihood), view)
-    picture.paste(colors, (0, 0), colors)
-    draw = ImageDraw.Draw(picture)
-    color_of = dict(drawing.LEVELS)
-    for contour in contours(likelihood, tuple(color_of)):
-        line = [tuple(at) for at in to_picture(contour, view).tolist()]
-        draw.line(line, fill=color_of[contour.level], width=_line_width(view), joint="curve")
 
 
 def _corners(place: Localization, view: Viewport) -> list[tuple[float, float]]:
@@ -100,10 +91,9 @@ def _draw_places(
         corners, color = _corners(place, view), drawing.CLASS_COLOR[place.subtype]
         if place.kind == "point":
             x, y = corners[0]
-            if place.subtype is IchSubtype.ANY:
-                drawing.point_marker(draw, x, y, radius=7.0 * width, color=color, width=width)
-            else:
-                drawing.class_marker(draw, x, y, radius=7.0 * width, color=color, width=width + 1)
+            # ANY stays thin, as its contours do.
+            line_width = width if place.subtype is IchSubtype.ANY else width + 1
+            drawing.point_marker(draw, x, y, radius=7.0 * width, color=color, width=line_width)
             taken.append((x - 7 * width, y - 7 * width, x + 7 * width, y + 7 * width))
             label_at = (x + 13 * width, y - 7 * width)
         else:
@@ -113,8 +103,7 @@ def _draw_places(
             label_at = (right + 5, top)
         if place.subtype is IchSubtype.ANY and view.is_large:
             text = percent_text(place.score)
-            drawing.write(draw, label_at, text, size=18, anchor="lm", halo=True)
-            taken.append(draw.textbbox(label_at, text, font=drawing.font(18), anchor="lm", stroke_width=2))
+            taken.append(drawing.write(draw, label_at, text, size=18, anchor="lm", halo=True))
     return taken
 
 
@@ -159,6 +148,7 @@ def _draw_orientation(
         ((width / 2, height - edge), bottom, "mb"),
         ((width / 2, edge), opposite(bottom), "mt"),
     ):
-        drawing.write(draw, at, letters, size=size, anchor=anchor, color=drawing.MUTED, halo=True)
-        boxes.append(draw.textbbox(at, letters, font=drawing.font(size), anchor=anchor, stroke_width=2))
+        boxes.append(
+            drawing.write(draw, at, letters, size=size, anchor=anchor, color=drawing.MUTED, halo=True)
+        )
     return boxes

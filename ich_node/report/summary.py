@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw
 
 from ich_node.findings import IchSubtype, Priority
 from ich_node.report import drawing
-from ich_node.report.joint_maps import has_subtypes, shown_classes
 from ich_node.report.overlay import (
     FOOTER_HEIGHT,
     HEADER_HEIGHT,
@@ -18,8 +17,9 @@ from ich_node.report.overlay import (
     levels_text,
 )
 from ich_node.report.reading_report import ReadingReport
+from ich_node.report.sketch import Sketches, SliceSketch, sketches_of
 from ich_node.report.slice_picture import render_slice
-from ich_node.report.viewport import head_region
+from ich_node.report.viewport import TISSUE_FROM_HU, head_region
 from ich_node.report.wording import SUBTYPE_NAME, algorithm_line, percent_text, slice_name
 
 _MONTAGE = 972
@@ -27,6 +27,11 @@ _PANEL = 308
 _GAP = 6
 _CAPTION = 26
 MAX_PANES = 9
+_HEAD_SHARE = 0.05
+"""Of a slice's pixels that are tissue: the head rest alone has less."""
+_MOST_CAVEAT_LINES = 12
+_Shown = dict[int, SliceSketch]
+"""Index and sketch of each slice of the montage, in the order of the body."""
 
 
 def montage_slices(report: ReadingReport) -> list[int]:
@@ -37,15 +42,23 @@ def montage_slices(report: ReadingReport) -> list[int]:
     """
     count = len(report.finding.slices)
     if report.finding.priority is Priority.ROUTINE:
-        panes = min(MAX_PANES, count)
-        return sorted({round(i) for i in np.linspace(0.1 * (count - 1), 0.9 * (count - 1), panes)})
+        head = _slices_of_head(report)
+        last, panes = len(head) - 1, min(MAX_PANES, len(head))
+        return sorted({head[round(i)] for i in np.linspace(0.1 * last, 0.9 * last, panes)})
     panes = 4 if len(report.finding.suspicious_slices) <= 4 else MAX_PANES
     ranked = sorted(range(count), key=lambda i: (-report.finding.slices[i].probabilities[IchSubtype.ANY], i))
     return sorted(ranked[:panes])
 
 
-def render_summary(report: ReadingReport) -> npt.NDArray[np.uint8]:
-    """Draw the summary page.
+def _slices_of_head(report: ReadingReport) -> list[int]:
+    """Slices that show more than air and the head rest; all of them where none does."""
+    # Every eighth pixel tells a head from air, and there may be hundreds of slices.
+    shares = (report.hu[:, ::8, ::8] > TISSUE_FROM_HU).mean(axis=(1, 2))
+    return np.flatnonzero(shares >= _HEAD_SHARE).tolist() or list(range(len(shares)))
+
+
+def render_summary(report: ReadingReport, sketches: Sketches | None = None) -> npt.NDArray[np.uint8]:
+    """Draw the summary page; ``sketches`` are those of the reading, where they are at hand.
 
     Returns
     -------
@@ -55,7 +68,7 @@ def render_summary(report: ReadingReport) -> npt.NDArray[np.uint8]:
     width, height = _MONTAGE + _PANEL, HEADER_HEIGHT + _MONTAGE + FOOTER_HEIGHT
     page = Image.new("RGB", (width, height), drawing.BACKGROUND)
     draw = ImageDraw.Draw(page)
-    shown = montage_slices(report)
+    shown = {index: (sketches or sketches_of(report))(index) for index in montage_slices(report)}
     _draw_montage(page, draw, report, shown)
     suspicious = len(report.finding.suspicious_slices)
     count = f"{suspicious} of {len(report.finding.slices)} slices suspicious"
@@ -66,16 +79,15 @@ def render_summary(report: ReadingReport) -> npt.NDArray[np.uint8]:
     return np.asarray(page)
 
 
-def _draw_montage(
-    page: Image.Image, draw: ImageDraw.ImageDraw, report: ReadingReport, shown: list[int]
-) -> None:
+def _draw_montage(page: Image.Image, draw: ImageDraw.ImageDraw, report: ReadingReport, shown: _Shown) -> None:
     across = 1 if len(shown) == 1 else 2 if len(shown) <= 4 else 3
     cell = _MONTAGE // across
-    view = head_region(report, shown, cell - _GAP - _CAPTION)
-    for n, index in enumerate(shown):
+    view = head_region(report, list(shown), cell - _GAP - _CAPTION)
+    for n, (index, sketch) in enumerate(shown.items()):
         left, top = (n % across) * cell, HEADER_HEIGHT + (n // across) * cell
         offset = (cell - view.width) // 2
-        page.paste(render_slice(report, index, view, letter_size=18), (left + offset, top + _CAPTION))
+        pane = render_slice(report, index, view, letter_size=18, sketch=sketch)
+        page.paste(pane, (left + offset, top + _CAPTION))
         _draw_caption(draw, report, index, (left + offset, top, left + offset + view.width, top + _CAPTION))
 
 
@@ -107,22 +119,22 @@ def score_color(report: ReadingReport, score: float) -> drawing.Color:
 
 
 def _draw_panel(
-    draw: ImageDraw.ImageDraw, report: ReadingReport, shown: list[int], left: int, right: int
+    draw: ImageDraw.ImageDraw, report: ReadingReport, shown: _Shown, left: int, right: int
 ) -> None:
     top = HEADER_HEIGHT + 10
     bottom = HEADER_HEIGHT + _MONTAGE - 10
     draw.line((left - 12, HEADER_HEIGHT, left - 12, bottom + 10), fill=drawing.RULE)
     top = _draw_suspicion(draw, report, left, right, top)
-    classes = _classes(report, shown)
+    classes = _classes(shown)
     top = _draw_subtypes(draw, report, classes, (left, top, right))
     bottom = _draw_notes(draw, report, left, right, bottom)
     bottom = _draw_legend(draw, report, shown, classes, (left, bottom))
     _draw_profile(draw, report, shown, (left, top, right, bottom - 16))
 
 
-def _classes(report: ReadingReport, shown: list[int]) -> list[IchSubtype]:
+def _classes(shown: _Shown) -> list[IchSubtype]:
     """Classes that have a colour of their own in one of the panes, ``ANY`` last."""
-    seen = {subtype for index in shown for subtype in shown_classes(report.finding.slices[index])}
+    seen = {subtype for sketch in shown.values() for subtype in sketch.classes}
     ordered = [subtype for subtype in IchSubtype if subtype in seen]
     return sorted(ordered, key=lambda subtype: subtype is IchSubtype.ANY)
 
@@ -167,7 +179,7 @@ def _draw_subtypes(
 
 
 def _draw_profile(
-    draw: ImageDraw.ImageDraw, report: ReadingReport, shown: list[int], box: tuple[int, int, int, int]
+    draw: ImageDraw.ImageDraw, report: ReadingReport, shown: _Shown, box: tuple[int, int, int, int]
 ) -> None:
     """One bar per slice, the highest slice on top, as the head stands."""
     left, top, right, bottom = box
@@ -198,7 +210,7 @@ def _draw_profile(
 def _draw_legend(
     draw: ImageDraw.ImageDraw,
     report: ReadingReport,
-    shown: list[int],
+    shown: _Shown,
     classes: list[IchSubtype],
     corner: tuple[int, int],
 ) -> int:
@@ -207,12 +219,12 @@ def _draw_legend(
     drawing.point_marker(draw, left + 11, bottom - 14, 6, drawing.TEXT, 1)
     drawing.write(draw, (left + 30, bottom - 14), "place that the model points at", size=15, anchor="lm")
     top = bottom - 30
-    with_maps = [f for index in shown if (f := report.finding.slices[index]).likelihood_maps]
-    joint = any(has_subtypes(finding) for finding in with_maps)
+    with_maps = [s for index, s in shown.items() if report.finding.slices[index].likelihood_maps]
+    joint = any(sketch.is_joint for sketch in with_maps)
     if classes:
         top = _draw_class_legend(draw, classes, joint, left, top)
     # Heat is explained where there is some, and where there is no map at all: then it is what is not there.
-    if not joint or not all(has_subtypes(finding) for finding in with_maps):
+    if not joint or not all(sketch.is_joint for sketch in with_maps):
         top = _draw_level_legend(draw, left, top)
     draw.polygon([(left, top - 19), (left + 9, top - 15), (left, top - 11)], fill=drawing.TEXT)
     drawing.write(draw, (left + 18, top - 15), "shown; line: sensitive threshold", size=15, anchor="lm")
@@ -246,16 +258,30 @@ def _draw_class_legend(
 
 
 def _draw_notes(draw: ImageDraw.ImageDraw, report: ReadingReport, left: int, right: int, bottom: int) -> int:
-    """Algorithm and caveats, as many lines as fit."""
-    lines: list[tuple[str, drawing.Color]] = []
-    for caveat in report.caveats:
-        lines.extend((line, drawing.TEXT) for line in drawing.wrap(caveat, size=14, width=right - left))
-    if len(lines) > 8:
-        lines = [*lines[:7], ("More in the structured report.", drawing.TEXT)]
+    """Caveats of the input, as many as there is room for, and the algorithm; return where they begin."""
+    lines = [(line, drawing.TEXT) for line in _caveat_lines(report, right - left)]
     algorithm = drawing.wrap(algorithm_line(report), size=14, width=right - left)
     lines.extend((line, drawing.MUTED) for line in algorithm[:4])
     lines.append(("Brain window L 40 W 80", drawing.MUTED))
     top = bottom - 19 * len(lines)
     for n, (line, color) in enumerate(lines):
         drawing.write(draw, (left, top + 19 * n), line, size=14, color=color)
+    if report.caveats:
+        top -= 26
+        drawing.write(draw, (left, top), "Caveats of the input", size=16, color=drawing.YELLOW)
     return top - 12
+
+
+def _caveat_lines(report: ReadingReport, width: int) -> list[str]:
+    """Wrap the caveats; those that do not fit as a whole are counted, and stand in the structured report."""
+    lines: list[str] = []
+    for n, caveat in enumerate(report.caveats):
+        wrapped = drawing.wrap(caveat, size=14, width=width)
+        # The last line is kept for the count; of a first caveat that is too long the beginning is shown.
+        room = _MOST_CAVEAT_LINES - 1 - len(lines)
+        if len(wrapped) > room:
+            shown = wrapped[:room] if n == 0 else []
+            more = len(report.caveats) - n
+            return [*lines, *shown, f"{more} more, see the structured report."]
+        lines += wrapped
+    return lines

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 
-from ich_node.report.reading_report import ReadingReport
+from ich_node.report.reading_report import Predecessor, ReadingReport
 
 _NAMESPACE = uuid.UUID("2f1d7f2e-61d0-4f3c-9d05-0d4d0c9cf0a3")
 """Drawn once; changing it would make every retry a new object."""
@@ -24,14 +24,16 @@ def derived_uid(*parts: str) -> str:
 def result_uid(report: ReadingReport, role: str) -> str:
     """UID of one result of a reading: from the source series, model name and version, run number and role."""
     algorithm = report.finding.algorithm
-    return derived_uid(
-        "result",
-        report.series_instance_uid,
-        algorithm.name,
-        algorithm.version,
-        str(report.run_number),
-        role,
-    )
+    return _run_uid(report, algorithm.name, algorithm.version, report.run_number, role)
+
+
+def predecessor_uid(report: ReadingReport, earlier: Predecessor, role: str) -> str:
+    """UID that the result of the same role had in the reading that a report supersedes."""
+    return _run_uid(report, earlier.model_name, earlier.model_version, earlier.run_number, role)
+
+
+def _run_uid(report: ReadingReport, name: str, version: str, run_number: int, role: str) -> str:
+    return derived_uid("result", report.series_instance_uid, name, version, str(run_number), role)
 
 
 def tracking_uid(report: ReadingReport, what: str) -> str:

@@ -14,8 +14,12 @@ from ich_node.report.reading_report import ReadingReport
 
 PAGE_WIDTH = 1024
 _MAX_ASPECT = 2.0
+_HIGHEST = 2.0
+"""Height over width of a picture: it bounds the size of the page of a narrow slice."""
 _LARGE = 600
 """Picture pixels."""
+TISSUE_FROM_HU = -200.0
+"""From fat on: less is air, foam and cloth."""
 _Number = TypeVar("_Number", float, npt.NDArray[np.float64])
 
 
@@ -50,17 +54,27 @@ class Viewport:
 def whole_slice(report: ReadingReport, width: int = PAGE_WIDTH) -> Viewport:
     """Return the viewport that shows a whole slice ``width`` pixels wide, in the proportions that the patient
     has.
+
+    A slice that would become more than twice as high as wide is drawn smaller, in the middle.
     """
     rows, columns = report.hu.shape[1:]
-    scale = width / columns
-    height = round(rows * scale * _aspect(report))
-    return Viewport(left=0, top=0, scale_x=scale, scale_y=height / rows, width=width, height=height)
+    aspect = _aspect(report)
+    scale = min(width / columns, _HIGHEST * width / (rows * aspect))
+    height = max(round(rows * scale * aspect), 1)
+    return Viewport(
+        left=(columns - width / scale) / 2,
+        top=0,
+        scale_x=scale,
+        scale_y=height / rows,
+        width=width,
+        height=height,
+    )
 
 
 def head_region(report: ReadingReport, indices: list[int], size: int) -> Viewport:
     """Return the square viewport of ``size`` pixels that fits around the head on the given slices."""
     rows, columns = report.hu.shape[1:]
-    tissue = np.any([np.nan_to_num(report.hu[i], nan=-1000.0) > -200 for i in indices], axis=0)
+    tissue = np.logical_or.reduce([report.hu[i] > TISSUE_FROM_HU for i in indices])
     # A line counts as head from a fiftieth of the width on: the table's edge and noise do not.
     across = np.flatnonzero(tissue.sum(axis=0) > rows / 50)
     down = np.flatnonzero(tissue.sum(axis=1) > columns / 50)

@@ -1,18 +1,18 @@
-"""A small PACS: a real C-STORE and C-ECHO provider that keeps what it is sent, or misbehaves on request."""
+"""A small PACS: a real C-STORE, C-FIND and C-ECHO provider that keeps what it is sent, or misbehaves on request."""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
@@ -24,7 +24,10 @@ _SUCCESS = 0x0000
 _JOIN_S = 10.0
 _INVALID_SOP_INSTANCE = 0x0117
 _OUT_OF_RESOURCES = 0xA700
+_PENDING, _CANNOT_MATCH = 0xFF00, 0xA900
 _VERIFICATION = "1.2.840.10008.1.1"
+_STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _NOBODY = "ICH_NODE_NOBODY"
 
 
@@ -94,6 +97,7 @@ class DemoPacs:
             if sop_class is not None and sop_class not in refuse_sop_classes:
                 self._entity.add_supported_context(sop_class, AllTransferSyntaxes)
         self._entity.add_supported_context(_VERIFICATION)
+        self._entity.add_supported_context(_STUDY_ROOT_FIND)
 
     @property
     def reject_associations(self) -> bool:
@@ -141,7 +145,11 @@ class DemoPacs:
     def __enter__(self) -> DemoPacs:
         """Start to listen."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        handlers: list[Any] = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, lambda event: _SUCCESS)]
+        handlers: list[Any] = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_C_FIND, self._find),
+            (evt.EVT_C_ECHO, lambda event: _SUCCESS),
+        ]
         self._server = self._entity.start_server(self._address, block=False, evt_handlers=handlers)
         return self
 
@@ -182,6 +190,30 @@ class DemoPacs:
             self._received.append(taken)
             self._changed.notify_all()
         return status
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        """Match at IMAGE level by UIDs (PS3.4 C.4.1); an object whose file was taken away is no match."""
+        asked = event.identifier
+        if asked.get("QueryRetrieveLevel") != "IMAGE":
+            yield _CANNOT_MATCH, None
+            return
+        wanted = {keyword: _uids(asked.get(keyword)) for keyword in _KEYS}
+        for one in {one.sop_instance_uid: one for one in self.received}.values():
+            if not one.path.exists():
+                continue
+            header = dcmread(one.path, specific_tags=list(_KEYS), stop_before_pixels=True)
+            if all(str(header[keyword].value) in uids for keyword, uids in wanted.items() if uids):
+                match = Dataset()
+                match.QueryRetrieveLevel = "IMAGE"
+                for keyword in _KEYS:
+                    setattr(match, keyword, str(header[keyword].value))
+                yield _PENDING, match
+
+
+def _uids(value: Any) -> set[str]:
+    if not value:
+        return set()
+    return {value} if isinstance(value, str) else set(value)
 
 
 def _write_whole(path: Path, encoded: bytes) -> None:

@@ -144,18 +144,19 @@ def _spool(session: Session) -> Iterator[Metric]:
 def _outbox(session: Session, destinations: Sequence[str], now: datetime) -> Iterator[Metric]:
     objects = GaugeMetricFamily(
         "ich_node_outbox_objects",
-        "Result objects that a PACS has not: pending ones are tried again, dead ones are given up.",
+        "Objects and notices on their way: pending are tried again, unconfirmed were taken, dead are given up.",
         labels=["destination", "state"],
     )
     oldest = GaugeMetricFamily(
         "ich_node_outbox_oldest_pending_seconds",
-        "Since when the oldest pending result object waits for a PACS.",
+        "Since when the oldest that is pending waits for its destination.",
         labels=["destination"],
     )
     standing = {one.destination: one for one in metrics.outbox_standing(session)}
     for name in dict.fromkeys((*destinations, *standing)):
         one = standing.get(name)
         objects.add_metric([name, "pending"], one.pending if one else 0)
+        objects.add_metric([name, "unconfirmed"], one.unconfirmed if one else 0)
         objects.add_metric([name, "dead"], one.dead if one else 0)
         age = (now - one.oldest_at).total_seconds() if one and one.oldest_at else 0.0
         oldest.add_metric([name], age)

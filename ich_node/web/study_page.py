@@ -258,7 +258,7 @@ def _deliveries(leading: Mapping[str, Any] | None, now: datetime) -> tuple[Deliv
 
 def _delivery(destination: str, deliveries: Sequence[Mapping[str, Any]], now: datetime) -> DeliveryLine:
     states = [d["state"] for d in deliveries]
-    state = next((s for s in ("DEAD", "PENDING") if s in states), "SENT")
+    state = next((s for s in ("DEAD", "PENDING", "SENT") if s in states), "DELIVERED")
     sent = [d["sent_at"] for d in deliveries if d["sent_at"]]
     attempts = max(d["attempts"] for d in deliveries)
     words = DELIVERY.get(state, words_of(state))
@@ -268,7 +268,7 @@ def _delivery(destination: str, deliveries: Sequence[Mapping[str, Any]], now: da
         destination=display.plain_text(destination),
         state=state,
         words=words,
-        sent=f"{states.count('SENT')} of {len(states)}",
+        sent=f"{states.count('DELIVERED')} of {len(states)}",
         sent_at=" ".join(reversed(display.clock_time(max(sent, default=None), now=now))).strip(),
         notes=tuple(dict.fromkeys(display.plain_text(d["note"]) for d in deliveries if d["note"])),
     )

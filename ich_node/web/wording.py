@@ -66,7 +66,12 @@ SUBTYPE: dict[str, str] = {
     IchSubtype.SUBDURAL: "Subdural",
 }
 
-DELIVERY: dict[str, str] = {"PENDING": "Waiting", "SENT": "Sent", "DEAD": "Given up: a person must look"}
+DELIVERY: dict[str, str] = {
+    "PENDING": "Waiting",
+    "SENT": "Taken, not yet confirmed",
+    "DELIVERED": "Delivered",
+    "DEAD": "Given up: a person must look",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

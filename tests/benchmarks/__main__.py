@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import read_study, receive
+from tests.benchmarks import read_study, receive, report_objects
 
-for benchmark in (read_study, receive):
+for benchmark in (read_study, report_objects, receive):
     print(benchmark.__doc__)
     benchmark.run()

@@ -22,6 +22,7 @@ from ich_node.model.predict import Predictor, load_predictor
 from ich_node.model.vicar_mil import VicarMil, VicarMilConfig
 from ich_node.pipeline import History, read_series
 from ich_node.receive.header import read_header
+from ich_node.result_files import ResultFiles
 from ich_node.study import Series
 from ich_node.testing.phantom import head_phantom
 from ich_node.testing.series import phantom_series
@@ -110,7 +111,7 @@ def _read(series: Series, predictor: Predictor, folder: Path) -> None:
         predictors=[predictor],
         history=History(last_run_numbers={}, earlier={}),
         content_sha256="0" * 64,
-        results_dir=folder / "results",
+        results=ResultFiles(folder=folder / "results"),
     )
 
 

@@ -137,6 +137,32 @@ def commitment(*data_sets: SeedDataSet, message_id: int, transaction: int = 1) -
     )
 
 
+def report(*data_sets: SeedDataSet, message_id: int, transaction: int = 1) -> Message:
+    """N-EVENT-REPORT-RQ of storage commitment (PS3.4 J.3.3), in Explicit VR: the first object has failed."""
+    sequences = [b"", b""]
+    for number, data in enumerate(data_sets):
+        item = element(0x00081150, b"UI", wire.ui(data.sop_class_uid), implicit_vr=False)
+        item += element(0x00081155, b"UI", wire.ui(data.sop_instance_uid), implicit_vr=False)
+        if number == 0:
+            item += element(0x00081197, b"US", wire.us(0x0112), implicit_vr=False)
+        sequences[number > 0] += b"\xfe\xff\x00\xe0" + struct.pack("<I", len(item)) + item
+    information = element(0x00081195, b"UI", wire.ui(f"{ROOT}.9.{transaction}"), implicit_vr=False)
+    information += element(0x00081198, b"SQ", sequences[0], implicit_vr=False)
+    information += element(0x00081199, b"SQ", sequences[1], implicit_vr=False)
+    return Message(
+        context_id=COMMITMENT_CONTEXT,
+        command=(
+            (0x0002, wire.ui(COMMITMENT)),
+            (0x0100, wire.us(wire.N_EVENT_REPORT_RQ)),
+            (0x0110, wire.us(message_id)),
+            (0x0800, wire.us(0x0001)),
+            (0x1000, wire.ui(COMMITMENT_INSTANCE)),
+            (0x1002, wire.us(2)),
+        ),
+        data=information,
+    )
+
+
 def report_answer(message_id: int, *, status: int = 0) -> Message:
     """N-EVENT-REPORT-RSP (PS3.7 10.3.1.2)."""
     return Message(
@@ -205,6 +231,16 @@ def seed_conversations() -> tuple[Conversation, ...]:
         (_negotiating_opening(), store(ct, context_id=5, message_id=1), ABORT),
         (Opening(contexts=seed_contexts()), RELEASE),
         _with_opening(echo(1), ABORT),
+        (
+            Opening(
+                contexts={COMMITMENT_CONTEXT: seed_contexts()[COMMITMENT_CONTEXT]},
+                user_items=(wire.role_item(COMMITMENT, scu=False, scp=True),),
+            ),
+            report(ct, odd, message_id=1),
+            report(ct, odd, message_id=2),
+            report(ct, message_id=3, transaction=2),
+            RELEASE,
+        ),
     )
 
 

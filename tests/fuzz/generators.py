@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.fuzz import wire
-from tests.fuzz.conversations import commitment, echo, report_answer, seed_conversations, store
+from tests.fuzz.conversations import commitment, echo, report, report_answer, seed_conversations, store
 from tests.fuzz.data_sets import part10, seed_data_sets
 from tests.fuzz.mutations import mutate_bytes, mutated_conversation, mutated_data_set
 from tests.fuzz.targets import BOUNDARY
@@ -23,7 +23,8 @@ _SHARES = {
     "command_set": 10,
     "file": 10,
     "store_request": 7,
-    "commitment": 6,
+    "commitment": 3,
+    "commitment_report": 3,
     "http_header": 2,
 }
 """Of a hundred cases."""
@@ -71,6 +72,12 @@ def _file_seeds() -> list[bytes]:
 
 def _commitment_seeds() -> list[bytes]:
     message = commitment(*seed_data_sets()[:3], message_id=1)
+    assert isinstance(message.data, bytes)
+    return [b"\0" + message.data]
+
+
+def _commitment_report_seeds() -> list[bytes]:
+    message = report(*seed_data_sets()[:3], message_id=1)
     assert isinstance(message.data, bytes)
     return [b"\0" + message.data]
 
@@ -125,6 +132,10 @@ def _commitment(random: Random) -> bytes:
     return _changed(random.choice(_commitment_seeds()), random)
 
 
+def _commitment_report(random: Random) -> bytes:
+    return _changed(random.choice(_commitment_report_seeds()), random)
+
+
 def _http_header(random: Random) -> bytes:
     return _changed(random.choice(_HEADERS).encode(), random)
 
@@ -136,6 +147,7 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "file": _file_seeds,
     "store_request": _store_request_seeds,
     "commitment": _commitment_seeds,
+    "commitment_report": _commitment_report_seeds,
     "http_header": lambda: [header.encode() for header in _HEADERS],
 }
 _GENERATORS: dict[str, Callable[[Random], bytes]] = {
@@ -145,5 +157,6 @@ _GENERATORS: dict[str, Callable[[Random], bytes]] = {
     "file": _file,
     "store_request": _store_request,
     "commitment": _commitment,
+    "commitment_report": _commitment_report,
     "http_header": _http_header,
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ich_node.receive.commitment import CommitmentDesk
+from ich_node.receive.commitment_results import CommitmentResults
 from ich_node.receive.limits import Limits
 from ich_node.receive.received import AssociationSummary, ReceivedInstance, read_received
 from ich_node.receive.register import AssociationRegister
@@ -73,6 +74,7 @@ class ReceiverUnderTest:
         self.spool = Spool(folder / "spool")
         self._incoming = folder / "spool" / "incoming"
         self._commitments = folder / "commitments"
+        self._results = CommitmentResults(folder / "results")
         self._received: list[ReceivedInstance] = []
         self._ended: list[AssociationSummary] = []
         self._register = AssociationRegister(LIMITS)
@@ -85,6 +87,7 @@ class ReceiverUnderTest:
             limits=LIMITS,
             register=self._register,
             commitment=self.desk,
+            results=self._results,
         )
         self._server = socket.create_server(("127.0.0.1", 0))
         self._server.settimeout(DEADLINE_S)
@@ -221,6 +224,7 @@ class ReceiverUnderTest:
             check_answers(requests, answers)
             self._check_handed_on(answers)
             self._check_spool(requests, answers)
+            self._check_results(answers)
         else:
             self._check_whole(requests)
         self.accepted += answers.accepted is not None
@@ -301,6 +305,12 @@ class ReceiverUnderTest:
             if (again.instance, again.study) != (received.instance, received.study):
                 raise Finding("a header says another thing when it is read back")
 
+    def _check_results(self, answers: Answers) -> None:
+        """A report that was answered with success is kept, and no other."""
+        taken = any(r.field == wire.N_EVENT_REPORT_RSP and r.status == 0 for r in answers.responses)
+        if taken != bool(self._results.read()):
+            raise Finding("a storage commitment report was answered other than it was kept")
+
     def _found(self, sop_instance_uid: bytes) -> Iterator[_Key]:
         """What the spool holds under a UID."""
         for path in self.spool.files_of(sop_instance_uid.decode("ascii", "replace")):
@@ -321,9 +331,10 @@ class ReceiverUnderTest:
         """Leave nothing of a conversation to the next one."""
         for received in self._received:
             received.spooled.path.unlink(missing_ok=True)
-        for name in os.listdir(self._commitments):  # noqa: PTH208 - as above
-            if name != ".lock":
-                (self._commitments / name).unlink()
+        for kept_in in (self._commitments, self._results.root):
+            for name in os.listdir(kept_in):  # noqa: PTH208 - as above
+                if name != ".lock":
+                    (kept_in / name).unlink()
         for kept in (self._received, self._ended):
             kept.clear()
 

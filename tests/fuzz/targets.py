@@ -17,6 +17,7 @@ from ich_node.errors import StudyRejected
 from ich_node.receive.admission import Examined, Refusal, StoreRequest, examine, examine_beginning
 from ich_node.receive.arrival import Gate
 from ich_node.receive.command_set import CommandSetError, read_command_set, response_pdu
+from ich_node.receive.commitment_event import ReportRefused, read_report
 from ich_node.receive.commitment_request import CommitmentRefused, read_request
 from ich_node.receive.header import read_header
 from ich_node.receive.limits import is_valid_uid
@@ -159,6 +160,29 @@ class Targets:
         if not all(map(is_valid_uid, uids)) or not 0 < len(references) <= _MAX_REFERENCES:
             raise Finding("a request was accepted that is not valid")
 
+    def commitment_report(self, content: bytes) -> None:
+        """Event Information of a storage commitment report: it is refused, or all its UIDs are valid."""
+        try:
+            information: Any = decode(BytesIO(content[1:]), bool(content[:1] == b"\1"), True)
+        except Exception:  # as the receiver has it: it is refused
+            return
+        try:
+            report = read_report(
+                information,
+                event_type=2,
+                affected_sop_class_uid=COMMITMENT,
+                affected_sop_instance_uid=COMMITMENT_INSTANCE,
+                max_references=_MAX_REFERENCES,
+            )
+        except ReportRefused:
+            return
+        named = [*report.committed, *(one.reference for one in report.failed)]
+        uids = [report.transaction_uid, *(uid for one in named for uid in dataclasses.astuple(one))]
+        if not all(map(is_valid_uid, uids)) or not 0 < len(named) <= _MAX_REFERENCES:
+            raise Finding("a report was accepted that is not valid")
+        if len(set(named)) != len(named):
+            raise Finding("an object is named twice")
+
     def _stow(self, pieces: list[bytes]) -> tuple[object, ...]:
         """Send a request; what became of it."""
         self._handed_on.clear()
@@ -204,6 +228,7 @@ by_name: dict[str, Callable[[Targets, bytes], None]] = {
         Targets.store_request,
         Targets.http_header,
         Targets.commitment,
+        Targets.commitment_report,
     )
 }
 

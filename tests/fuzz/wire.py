@@ -46,6 +46,12 @@ def context_item(context_id: int, abstract: str, transfers: Iterable[str]) -> by
     return item(0x20, bytes([context_id, 0, 0, 0]) + item(0x30, abstract.encode()) + syntaxes)
 
 
+def role_item(sop_class_uid: str, *, scu: bool, scp: bool) -> bytes:
+    """SCP/SCU role selection (PS3.7 D.3.3.4)."""
+    uid = sop_class_uid.encode()
+    return item(0x54, struct.pack(">H", len(uid)) + uid + bytes([scu, scp]))
+
+
 def user_information(*extra: bytes, maximum_length: int = 16384) -> bytes:
     return item(
         0x50,

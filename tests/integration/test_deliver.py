@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -27,8 +31,11 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 
-from ich_node.deliver.scu import DeliveryResult, Destination, Timeouts, echo, send
+from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult, Destination, Timeouts, echo, send
+from ich_node.deliver.tls import ClientTls
+from ich_node.receive.tls import TlsFiles
 from ich_node.receive.upper_layer import configure_pynetdicom
+from tests.certificates import Authority
 from tests.small_objects import data_set_of, saved, small_object
 
 DEADLINE_S = 60.0
@@ -332,3 +339,142 @@ def test_many_destinations_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join(DEADLINE_S)
     assert results == [DeliveryResult.SENT] * 4
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def ours(authority: Authority) -> ClientTls:
+    files = authority.issue("node.example")
+    return ClientTls(ca=files.ca, certificate=files.certificate, key=files.key)
+
+
+@contextmanager
+def storescp_with_tls(folder: Path, files: TlsFiles) -> Iterator[tuple[Destination, Path]]:
+    options = ["+tls", files.key, files.certificate, "+cf", files.ca]
+    with storescp(folder, "+xa", *map(str, options)) as running_one:
+        yield running_one
+
+
+def sent_over_tls(folder: Path, files: TlsFiles, tls: ClientTls) -> DeliveryOutcome:
+    """What became of an object; the bytes are there if, and only if, it was sent."""
+    path = saved(small_object(), folder)
+    with storescp_with_tls(folder, files) as (to, inbox):
+        (outcome,) = send([path], dataclasses.replace(to, tls=tls), timeouts=SHORT)
+        got = [data_set_of(file) for file in inbox.iterdir()]
+    assert got == ([data_set_of(path)] if outcome.result is DeliveryResult.SENT else [])
+    return outcome
+
+
+def test_objects_go_over_tls_when_both_sides_know_each_other(
+    tmp_path: Path, authority: Authority, ours: ClientTls
+) -> None:
+    outcome = sent_over_tls(tmp_path, authority.issue("127.0.0.1"), ours)
+    assert outcome.result is DeliveryResult.SENT
+
+
+def test_many_objects_and_an_echo_over_tls(tmp_path: Path, authority: Authority, ours: ClientTls) -> None:
+    paths = [*results_of_a_reading(tmp_path), saved(small_object(PixelData=bytes(2**21)), tmp_path)]
+    with storescp_with_tls(tmp_path, authority.issue("127.0.0.1")) as (to, inbox):
+        secured = dataclasses.replace(to, tls=ours)
+        assert echo(secured).ok
+        assert {outcome.result for outcome in send(paths, secured)} == {DeliveryResult.SENT}
+        assert not echo(to, timeouts=SHORT).ok
+        got = sorted(data_set_of(path) for path in inbox.iterdir())
+    assert got == sorted(data_set_of(path) for path in paths)
+
+
+@pytest.mark.parametrize("by", ["fingerprint", "name"])
+def test_a_certificate_may_be_bound_by_fingerprint_or_name(
+    tmp_path: Path, authority: Authority, ours: ClientTls, by: str
+) -> None:
+    files = authority.issue("pacs.hospital.example")
+    own, end, _ = files.certificate.read_text().partition("-----END CERTIFICATE-----")
+    fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(own + end)).hexdigest()
+    expected = fingerprint if by == "fingerprint" else "pacs.hospital.example"
+    outcome = sent_over_tls(tmp_path, files, dataclasses.replace(ours, expected=expected))
+    assert outcome.result is DeliveryResult.SENT
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("elsewhere.example", {}, "its certificate is not for the host that is called"),
+        ("127.0.0.1", {"expected": "ab" * 32}, "its certificate is not the one that it is bound to"),
+        (
+            "127.0.0.1",
+            {"expected": "elsewhere.example"},
+            "its certificate is not the one that it is bound to",
+        ),
+        ("127.0.0.1", {"ca": None}, "of an unknown authority, that is, of none in [[pacs]] ca"),
+        ("127.0.0.1", {"ca": Path("absent.pem")}, "[[pacs]] ca: absent.pem does not exist"),
+    ],
+)
+def test_nothing_goes_to_whom_it_should_not(
+    tmp_path: Path, authority: Authority, ours: ClientTls, name: str, changes: dict[str, Any], words: str
+) -> None:
+    outcome = sent_over_tls(tmp_path, authority.issue(name), dataclasses.replace(ours, **changes))
+    assert outcome.result is DeliveryResult.TRANSIENT
+    assert words in outcome.detail
+
+
+def test_a_peer_may_refuse_a_node_without_a_certificate(
+    tmp_path: Path, authority: Authority, ours: ClientTls
+) -> None:
+    anonymous = dataclasses.replace(ours, certificate=None, key=None)
+    outcome = sent_over_tls(tmp_path, authority.issue("127.0.0.1"), anonymous)
+    assert outcome.result is DeliveryResult.TRANSIENT
+    # The end of the connection may overtake the alert that says why.
+    assert (
+        "the peer refused what this node showed" in outcome.detail or "ended the connection" in outcome.detail
+    )
+
+
+def test_a_peer_of_another_authority_is_refused(
+    tmp_path: Path, authority: Authority, ours: ClientTls
+) -> None:
+    stranger = Authority(tmp_path / "stranger").issue("127.0.0.1", trusts=authority.file)
+    outcome = sent_over_tls(tmp_path, stranger, ours)
+    assert outcome.result is DeliveryResult.TRANSIENT
+    assert "unknown authority" in outcome.detail
+
+
+def test_a_peer_without_tls_is_told_so(tmp_path: Path, ours: ClientTls) -> None:
+    with storescp(tmp_path) as (to, _):
+        outcome = echo(dataclasses.replace(to, tls=ours), timeouts=SHORT)
+    assert not outcome.ok
+    assert f"no TLS with {to.host} port {to.port}" in outcome.detail
+
+
+@pytest.mark.parametrize("drips", [False, True])
+def test_a_handshake_that_does_not_end_is_broken_off(ours: ClientTls, drips: bool) -> None:
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                # the head of a record of 16 KiB, and then a byte of it from time to time
+                if drips:
+                    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
+                while not done.wait(0.1):
+                    if drips:
+                        connection.sendall(b"\0")
+
+        peer = threading.Thread(target=serve)
+        peer.start()
+        begin = time.monotonic()
+        to = dataclasses.replace(destination(server.getsockname()[1]), tls=ours)
+        outcome = echo(to, timeouts=SHORT)
+        seconds = time.monotonic() - begin
+        done.set()
+        peer.join(DEADLINE_S)
+    assert not outcome.ok
+    assert "timed out" in outcome.detail
+    assert SHORT.connection_s <= seconds < SHORT.connection_s + 10.0

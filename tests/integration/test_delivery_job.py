@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
+from ich_node.confirmation_job import confirm_due
 from ich_node.database import outbox
 from ich_node.database.engine import Database
 from ich_node.database.outbox import DeliveryRecord
-from ich_node.delivery_job import Node, deliver_due
+from ich_node.database.tables import OutboxRow
+from ich_node.database.worklist import worklist_row
+from ich_node.delivery_job import Deliverer, deliver_due
+from ich_node.node import Node
 from ich_node.settings import PacsSettings, Settings
 from ich_node.testing.pacs import DemoPacs
 from tests.stored_studies import StoredStudies
@@ -111,3 +117,57 @@ def test_a_destination_that_the_settings_no_longer_name_says_so(node: Node) -> N
     deliver_due(node, "former")
     assert {r.state for r in records(node)} == {"DEAD"}
     assert all("no [[pacs]] is named former" in (r.note or "") for r in records(node))
+
+
+def test_what_the_pacs_took_is_delivered_once_it_lists_it(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    Deliverer(node).deliver_due("archive")
+    assert {r.state for r in records(node)} == {"DELIVERED"}
+    assert all(r.delivered_at >= r.sent_at for r in records(node) if r.delivered_at and r.sent_at)
+    with node.database.reading() as session:
+        row = worklist_row(session, "1.2.3")
+    assert row is not None
+    assert row["delivered_at"]
+
+
+def test_what_the_pacs_took_and_lost_is_sent_again(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    deliver_due(node, "archive")
+    lost = pacs.received[0]
+    lost.path.unlink()
+    for asked in range(1, 7):
+        make_due(node)
+        confirm_due(node, node.settings.pacs[0])
+        one = next(r for r in records(node) if r.sop_instance_uid == lost.sop_instance_uid)
+        assert one.state == ("SENT" if asked < 6 else "PENDING"), asked
+    assert "taken, then lost" in (one.note or "")
+    assert {r.state for r in records(node)} == {"PENDING", "DELIVERED"}
+    make_due(node)
+    Deliverer(node).deliver_due("archive")
+    assert {r.state for r in records(node)} == {"DELIVERED"}
+    assert [o.sop_instance_uid for o in pacs.received].count(lost.sop_instance_uid) == 2
+
+
+def test_a_pacs_whose_success_is_believed_is_not_asked(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    believed = node.settings.pacs[0].model_copy(update={"confirm": "none"})
+    trusting = replace(node, settings=node.settings.model_copy(update={"pacs": (believed,)}))
+    deliver_due(trusting, "archive")
+    assert {(r.state, r.note) for r in records(node)} == {("DELIVERED", None)}
+
+
+def test_a_pacs_that_cannot_be_asked_leaves_the_matter_open(node: Node, pacs: DemoPacs) -> None:
+    fill(node)
+    deliver_due(node, "archive")
+    pacs.reject_associations = True
+    confirm_due(node, node.settings.pacs[0])
+    for record in records(node):
+        assert (record.state, record.delivered_at) == ("SENT", None)
+        assert record.next_attempt_at > datetime.now(UTC)
+        assert "rejected" in (record.note or "")
+
+
+def make_due(node: Node) -> None:
+    """Let the waits that were set come to their end."""
+    with node.database.writing() as session:
+        session.execute(update(OutboxRow).values(next_attempt_at=datetime.now(UTC)))

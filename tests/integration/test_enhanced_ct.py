@@ -22,6 +22,7 @@ from ich_node.errors import RejectionReason
 from ich_node.findings import AlgorithmIdentification, IchSubtype, Priority, SeriesFinding
 from ich_node.model.predict import load_predictor
 from ich_node.pipeline import History, NotRead, Read, read_study
+from ich_node.result_files import ResultFiles
 from ich_node.testing.enhanced import enhanced_ct, enhanced_phantom
 from ich_node.testing.functional_groups import EnhancedFrame
 from ich_node.testing.phantom import HeadPhantom, head_phantom
@@ -82,7 +83,7 @@ def read(tmp_path: Path, predictor: Watched) -> Iterator[Reader]:
         return read_study(
             claim_of(stored(datasets, spool)),
             spool_dir=spool,
-            results_dir=tmp_path / "results",
+            results=ResultFiles(folder=tmp_path / "results"),
             predictors=[predictor],
             history=lambda _uid: History(last_run_numbers={}, earlier={}),
         )

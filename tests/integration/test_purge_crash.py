@@ -20,7 +20,7 @@ PURGE = """
 import sys
 from datetime import UTC, datetime
 from ich_node.database.engine import Database
-from ich_node.delivery_job import Node
+from ich_node.node import Node
 from ich_node.purge_job import Terms, purge_delivered
 from ich_node.settings import Settings
 settings = Settings.model_validate({"data_dir": sys.argv[1], "pacs": [eval(sys.argv[2])]})

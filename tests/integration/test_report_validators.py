@@ -1,5 +1,5 @@
-"""Judges that are not ours: dciodvfy (dicom3tools) on every object, DCMTK's dsrdump and highdicom's parser on
-the SR.
+"""Judges that are not ours: dciodvfy (dicom3tools) on every object, DCMTK's dsrdump and dsr2html, PixelMed's
+DicomSRValidator and highdicom's parser on the SR.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import highdicom as hd
 import pytest
 from pydicom import Dataset, dcmread
 
+from ich_node import codes
+from ich_node.errors import RejectionReason
 from ich_node.findings import IchSubtype
 from ich_node.report import (
     Predecessor,
@@ -22,7 +24,10 @@ from ich_node.report import (
     build_secondary_captures,
     build_structured_report,
 )
-from ich_node.report.wording import DISCLAIMER
+from ich_node.report.not_read_report import NotReadReport, build_not_read_report
+from ich_node.report.segmentation import build_segmentation
+from ich_node.report.sr_class import SrClass
+from ich_node.report.wording import DISCLAIMER, NOT_READ
 from ich_node.testing.phantom import head_phantom
 from ich_node.testing.series import phantom_series
 from tests.enhanced_builders import enhanced_report
@@ -47,13 +52,24 @@ ACCEPTED_BY_DCMTK = {
         "DCMTK reads UTF-8 but does not check the length of its values"
     ),
 }
+ACCEPTED_BY_PIXELMED = {
+    r".*Code \(303653007,SCT,.*\) not found in context group 100": (
+        "the group is extensible, and has no code for a CT of the head"
+    ),
+    r".*: Content Item not in template": "TID 1501 and TID 4019 of the edition that it knows lack newer rows",
+}
+PIXELMED = Path("/usr/share/java/pixelmed.jar")
 CASES = ("positive", "negative", "any-only", "second run")
+TID_1500 = (SrClass.COMPREHENSIVE_3D, SrClass.COMPREHENSIVE, SrClass.ENHANCED)
 
 
 def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        pytest.skip(f"{name} is not installed (Debian: dicom3tools for dciodvfy, dcmtk for dsrdump)")
+        pytest.skip(
+            f"{name} is not installed (Debian: dicom3tools for dciodvfy, dcmtk for dsrdump and dsr2html, "
+            "a Java runtime for PixelMed)"
+        )
     return path
 
 
@@ -113,11 +129,7 @@ def make(
         if case == "any-only":
             return replace(report, finding=series_finding(shape, 0.5, with_subtypes=False))
         if case == "second run":
-            earlier = Predecessor(
-                study_instance_uid=report.study_instance_uid,
-                series_instance_uid="1.2.3",
-                sop_instance_uid="1.2.3.4",
-            )
+            earlier = Predecessor(model_name="test-model", model_version="1.2.3", run_number=1)
             return replace(report, run_number=2, predecessor=earlier)
         return report
 
@@ -142,11 +154,123 @@ def _unexpected(complaints: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("sr_class", SrClass)
 @pytest.mark.parametrize("case", CASES)
-def test_structured_report_is_valid(make: Callable[[str], ReadingReport], case: str, tmp_path: Path) -> None:
+def test_structured_report_is_valid(
+    make: Callable[[str], ReadingReport], case: str, sr_class: SrClass, tmp_path: Path
+) -> None:
     path = tmp_path / "sr.dcm"
-    build_structured_report(make(case)).save_as(path, enforce_file_format=True)
+    build_structured_report(make(case), sr_class=sr_class).save_as(path, enforce_file_format=True)
     assert _unexpected(_complaints(path)) == []
+    _assert_dcmtk_reads(path)
+
+
+@pytest.mark.parametrize("sr_class", SrClass)
+def test_report_with_segments_is_valid(
+    make: Callable[[str], ReadingReport], sr_class: SrClass, tmp_path: Path
+) -> None:
+    report = make("positive")
+    segmentation = build_segmentation(report)
+    path = tmp_path / "sr.dcm"
+    document = build_structured_report(report, sr_class=sr_class, segmentation=segmentation)
+    document.save_as(path, enforce_file_format=True)
+    assert _unexpected(_complaints(path)) == []
+    _assert_dcmtk_reads(path)
+
+
+@pytest.mark.parametrize("sr_class", SrClass)
+def test_not_read_report_is_valid(
+    make: Callable[[str], ReadingReport], sr_class: SrClass, tmp_path: Path
+) -> None:
+    path = _not_read(make("positive").source_images, sr_class, tmp_path)
+    assert _unexpected(_complaints(path)) == []
+    assert NOT_READ in _assert_dcmtk_reads(path)
+
+
+def _not_read(images: Sequence[Dataset], sr_class: SrClass, folder: Path) -> Path:
+    report = NotReadReport(
+        source_images=images,
+        reason=RejectionReason.MISSING_SLICES,
+        detail="Slices are missing: send the series again.",
+        decided_at=READ_AT,
+        attempt="1",
+    )
+    path = folder / "not-read.dcm"
+    build_not_read_report(report, sr_class=sr_class).save_as(path, enforce_file_format=True)
+    return path
+
+
+def _assert_dcmtk_reads(path: Path) -> str:
+    """Let dsrdump check the tree against its IOD and dsr2html render it; returns the page."""
+    # Warnings and errors of the template-independent checks go to stderr; +Pl prints long values in full.
+    commands = ([_program("dsrdump"), "+Pl", str(path)], [_program("dsr2html"), str(path)])
+    for command in commands:
+        run = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        said = run.stderr.decode(errors="replace").splitlines()
+        assert run.returncode == 0, said
+        complaints = [line for line in said if line.startswith(("E:", "F:", "W:"))]
+        assert [line for line in complaints if line not in ACCEPTED_BY_DCMTK] == []
+    return run.stdout.decode(errors="replace")
+
+
+def _pixelmed_errors(path: Path) -> list[str]:
+    """What PixelMed's validator finds against PS3.16, apart from what is accepted."""
+    java = _program("java")
+    if not PIXELMED.exists():
+        pytest.skip("PixelMed is not installed (Debian: libpixelmed-java)")
+    # its style sheets are larger than the limits of newer Java runtimes allow
+    limits = [f"-Djdk.xml.xpath{what}Limit=0" for what in ("TotalOp", "ExprOp", "ExprGrp")]
+    command = [java, *limits, "-XX:TieredStopAtLevel=1", "-cp", str(PIXELMED)]
+    command += ["com.pixelmed.validate.DicomSRValidator", str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    lines = (run.stdout + run.stderr).splitlines()
+    assert "IOD validation complete" in lines, lines
+    complaints = [line for line in lines if line.startswith(("Error", "Warning"))]
+    return [line for line in complaints if not any(re.fullmatch(p, line) for p in ACCEPTED_BY_PIXELMED)]
+
+
+@pytest.mark.parametrize("sr_class", TID_1500)
+@pytest.mark.parametrize("case", ["positive", "negative"])
+def test_pixelmed_finds_the_template_in_the_structured_report(
+    case: str, sr_class: SrClass, tmp_path: Path
+) -> None:
+    report = make_report(0.9 if case == "positive" else 0.1, shape=(3, 64, 64))
+    path = tmp_path / "sr.dcm"
+    build_structured_report(report, sr_class=sr_class).save_as(path, enforce_file_format=True)
+    assert _pixelmed_errors(path) == []
+
+
+def test_pixelmed_finds_the_template_in_the_groups_of_segments(tmp_path: Path) -> None:
+    """It holds all groups of a report to one template, so those of segments are looked at alone."""
+    report = make_report(0.9, shape=(3, 64, 64))
+    document = build_structured_report(report, segmentation=build_segmentation(report))
+    (groups,) = (
+        item
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == codes.IMAGING_MEASUREMENTS.value
+    )
+    groups.ContentSequence = groups.ContentSequence[-len(IchSubtype) :]
+    path = tmp_path / "sr.dcm"
+    document.save_as(path, enforce_file_format=True)
+    assert _pixelmed_errors(path) == []
+
+
+def test_pixelmed_finds_the_template_in_a_report_of_a_study_that_was_not_read(tmp_path: Path) -> None:
+    path = _not_read(make_report(0.9).source_images, SrClass.COMPREHENSIVE_3D, tmp_path)
+    assert _pixelmed_errors(path) == []
+
+
+def test_pixelmed_finds_faults(tmp_path: Path) -> None:
+    """A report whose procedure is left out breaks a mandatory row of TID 1500."""
+    document = build_structured_report(make_report(0.1, shape=(1, 64, 64)))
+    document.ContentSequence = [
+        item
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue != codes.PROCEDURE_REPORTED.value
+    ]
+    path = tmp_path / "sr.dcm"
+    document.save_as(path, enforce_file_format=True)
+    assert any("Procedure reported" in line for line in _pixelmed_errors(path))
 
 
 @pytest.mark.parametrize("case", CASES)

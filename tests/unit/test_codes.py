@@ -23,6 +23,7 @@ NOT_LISTED = {
     ("705057003", "SCT"): "SNOMED CT property, as IHE AI Results names it",
     ("2667000", "SCT"): "SNOMED CT qualifier; CID 240 has the grouping code 272519000",
     ("C0034375", "UMLS"): "container of TID 1500 that no context group lists",
+    ("en-US", "RFC5646"): "language tag of RFC 5646, as CID 5000 takes it",
     ("{pixels}", "UCUM"): "annotation of TID 1602 that no context group lists",
     ("{-1:1}", "UCUM"): "annotation of TID 1604 that no context group lists",
 }

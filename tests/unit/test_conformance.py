@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ich_node.receive.admission import StorageStatus
 from ich_node.receive.commitment import FailureReason
+from ich_node.receive.commitment_event import EventStatus
 from ich_node.receive.commitment_request import CommitmentStatus
 from ich_node.receive.scp import Rejection
 from tests import conformance_tables as tables
@@ -18,5 +19,6 @@ def test_every_table_is_as_the_code_has_it() -> None:
 def test_every_code_is_explained() -> None:
     assert set(tables._STORAGE_WORDS) == set(StorageStatus)
     assert set(tables._COMMITMENT_WORDS) == set(CommitmentStatus)
+    assert set(tables._EVENT_WORDS) == set(EventStatus)
     assert set(tables._FAILURE_WORDS) == set(FailureReason)
     assert set(tables._REJECTION_WORDS) == set(Rejection)

@@ -11,7 +11,7 @@ import pytest
 from ich_node.database import metrics, retention
 from ich_node.database.engine import Database
 from ich_node.database.metrics import TurnaroundTimes, UnreadImages
-from ich_node.database.outbox import claim_deliveries, record_failed, record_sent
+from ich_node.database.outbox import claim_deliveries, record_failed, record_taken
 from ich_node.findings import Priority
 from tests.database_cases import LEASE, STUDY, Sender, at, must_claim, read_once, sqlite_database
 
@@ -84,7 +84,7 @@ def test_the_outbox_by_destination(database: Database) -> None:
         (dead,) = claim_deliveries(session, "A", owner="d", now=at(20), lease=LEASE, limit=1)
         record_failed(session, dead, next_attempt_at=None, note="no")
         for sent in claim_deliveries(session, "B", owner="d", now=at(20), lease=LEASE):
-            record_sent(session, sent, now=at(20), note=None)
+            record_taken(session, sent, now=at(20), note=None, confirm=False)
     found = ask(database, metrics.outbox_standing)
     assert [(o.destination, o.pending, o.dead, o.oldest_at) for o in found] == [
         ("A", 1, 1, at(11)),

@@ -15,7 +15,7 @@ from ich_node.database.outbox import (
     deliveries,
     destinations_due,
     record_failed,
-    record_sent,
+    record_taken,
     renew_leases,
     retry_failed,
 )
@@ -98,11 +98,11 @@ def test_sent_is_final(database: Database) -> None:
     add(database, 0)
     report, capture = take(database, 50)
     with database.writing() as session:
-        record_sent(session, report, now=at(51), note=None)
-        record_sent(session, capture, now=at(52), note="warning: coerced")
-        record_sent(session, report, now=at(99), note="again")
+        record_taken(session, report, now=at(51), note=None, confirm=False)
+        record_taken(session, capture, now=at(52), note="warning: coerced", confirm=False)
+        record_taken(session, report, now=at(99), note="again", confirm=False)
         record_failed(session, report, next_attempt_at=None, note="late")
-    assert states(database) == [("SENT", 1, None), ("SENT", 1, "warning: coerced")]
+    assert states(database) == [("DELIVERED", 1, None), ("DELIVERED", 1, "warning: coerced")]
     assert take(database, 1e6) == []
     with database.reading() as session:
         assert {r.sent_at for r in deliveries(session)} == {at(51), at(52)}
@@ -138,8 +138,8 @@ def test_a_sender_that_was_overtaken_spoils_nothing(database: Database) -> None:
     assert [d.id for d in take(database, 71)] == []  # the lease of the second sender stands
     with database.writing() as session:
         record_failed(session, fast, next_attempt_at=None, note="refused")
-        record_sent(session, slow, now=at(80), note=None)  # it did arrive after all
-    assert states(database)[0][0] == "SENT"
+        record_taken(session, slow, now=at(80), note=None, confirm=False)  # it did arrive after all
+    assert states(database)[0][0] == "DELIVERED"
 
 
 def test_retry_sends_dead_letters_again_and_nothing_else(database: Database) -> None:
@@ -149,7 +149,7 @@ def test_retry_sends_dead_letters_again_and_nothing_else(database: Database) -> 
     with database.writing() as session:
         record_failed(session, one, next_attempt_at=None, note="dead")
         record_failed(session, two, next_attempt_at=at(1e6), note="waits")
-        record_sent(session, three, now=at(51), note="a warning")
+        record_taken(session, three, now=at(51), note="a warning", confirm=False)
     with database.writing() as session:
         assert retry_failed(session, now=at(60)) == 2
     again = take(database, 60)

@@ -69,7 +69,6 @@ def finish(database: Database, claimed: StudyClaim, *, seconds: float, run: int 
             claimed,
             exclusions=(),
             readings=[reading(Priority.ROUTINE, run=run)],
-            destinations=(),
             now=at(seconds),
         )
 
@@ -218,7 +217,6 @@ def test_a_claim_that_waits_for_the_end_of_a_reading_does_not_read_again(databas
                     claimed,
                     exclusions=(),
                     readings=[reading(Priority.ROUTINE, series=series)],
-                    destinations=(),
                     now=at(2),
                 )
             return None
@@ -249,7 +247,6 @@ def test_reconcilers_and_finishing_workers_leave_nothing_queued(database: Databa
                         claimed,
                         exclusions=(),
                         readings=[reading(Priority.ROUTINE, series=series)],
-                        destinations=(),
                         now=at(2),
                     )
 
@@ -457,12 +454,12 @@ def test_receiving_claiming_and_settling_at_once_neither_deadlock_nor_lose(datab
             claimed = claim(database, seconds=1, owner=f"worker {who}")
             if claimed is not None:
                 with database.writing() as session:
-                    finish_read(session, claimed, exclusions=(), readings=(), destinations=(), now=at(1))
+                    finish_read(session, claimed, exclusions=(), readings=(), now=at(1))
 
     together(8, lambda who: receive(who) if who < 4 else work(who))
     while (last := claim(database, seconds=1e3)) is not None:
         with database.writing() as session:
-            finish_read(session, last, exclusions=(), readings=(), destinations=(), now=at(1e3))
+            finish_read(session, last, exclusions=(), readings=(), now=at(1e3))
     rows = [series_row(database, uid) for uid in series]
     assert sum(row.revision for row in rows) == 4 * rounds
     assert [(row.handled_revision, row.due_at) for row in rows] == [(row.revision, None) for row in rows]

@@ -133,9 +133,7 @@ def test_that_a_reading_still_holds_changes_nothing_but_the_state(database: Data
         series_instance_uid="1.2.3.2", reason=RejectionReason.LOCALIZER, detail="a localizer"
     )
     with database.writing() as session:
-        kept = finish_read(
-            session, claimed, exclusions=[exclusion], readings=(), destinations=("PACS",), now=at(22)
-        )
+        kept = finish_read(session, claimed, exclusions=[exclusion], readings=(), now=at(22))
     assert kept is Priority.HIGH
     assert (study_row(database).state, study_row(database).read_at) == ("READ", at(10))
     assert series_row(database, "1.2.3.2").exclusion_reason == RejectionReason.LOCALIZER
@@ -220,7 +218,7 @@ def test_a_reading_that_does_not_fit_its_images_writes_nothing(database: Databas
     broken = reading(Priority.STAT)
     object.__setattr__(broken, "sop_instance_uids", ("only one",))
     with pytest.raises(ValueError, match="zip"), database.writing() as session:
-        finish_read(session, claimed, exclusions=(), readings=[broken], destinations=("PACS",), now=at(2))
+        finish_read(session, claimed, exclusions=(), readings=[broken], now=at(2))
     with database.reading() as session:
         assert session.scalars(select(ReadingRow)).all() == []
     assert study_row(database).state == "READING"
@@ -251,7 +249,6 @@ def test_one_transaction_may_hold_a_whole_life(database: Database) -> None:
             claimed,
             exclusions=(),
             readings=[reading(Priority.ROUTINE)],
-            destinations=(),
             now=at(2),
         )
     assert (study_row(database).state, series_row(database).due_at) == ("READ", None)

@@ -227,7 +227,7 @@ def test_a_late_slice_that_comes_during_the_reading_is_due_after_it(database: Da
     assert study_row(database).state == StudyState.READING
     with database.writing() as session:
         found = reading(Priority.ROUTINE)
-        finish_read(session, claimed, exclusions=(), readings=[found], destinations=(), now=at(4))
+        finish_read(session, claimed, exclusions=(), readings=[found], now=at(4))
     assert (study_row(database).state, study_row(database).priority) == ("RECEIVING", "MEDIUM")
     (seen,) = must_claim(database, seconds=5).series
     assert len(seen.file_names) == 2

@@ -10,7 +10,7 @@ import pytest
 
 from ich_node.database import chores, metrics, queue, retention
 from ich_node.database.engine import Database
-from ich_node.database.outbox import claim_deliveries, record_failed, record_sent
+from ich_node.database.outbox import claim_deliveries, record_failed, record_taken
 from ich_node.database.readings import finish_not_read, finish_read
 from ich_node.database.receipt import Receipt, known_file_names
 from ich_node.database.retention import Folder, ImagesPurged, Obstacle, Stock
@@ -48,7 +48,7 @@ def deliver(database: Database, *, seconds: float = 20, count: int = 100, refuse
             if refused:
                 record_failed(session, delivery, next_attempt_at=None, note="no")
             else:
-                record_sent(session, delivery, now=at(seconds), note=None)
+                record_taken(session, delivery, now=at(seconds), note=None, confirm=False)
 
 
 def delivered_study(
@@ -114,7 +114,7 @@ def test_what_arrives_waits_or_is_read_cannot_go_even_by_force(database: Databas
     claimed = must_claim(database, seconds=10)
     assert "UNDER_WAY" in obstacles(database)
     with database.writing() as session:
-        finish_read(session, claimed, exclusions=(), readings=(), destinations=(), now=at(11))
+        finish_read(session, claimed, exclusions=(), readings=(), now=at(11))
     assert "UNDER_WAY" not in obstacles(database)
     with database.writing() as session:
         queue.request_reprocess(
@@ -224,7 +224,7 @@ def test_rows_of_images_go_and_what_was_found_stays(database: Database) -> None:
     assert (series["instances"], series["purged_instances"]) == (0, 2)
     (reading,) = report["readings"]
     assert [item["purged_at"] for item in reading["objects"]] == [report["purged_at"]] * 2
-    assert {d["state"] for d in reading["deliveries"]} == {"SENT"}
+    assert {d["state"] for d in reading["deliveries"]} == {"DELIVERED"}
     last = report["history"][-1]
     assert (last["actor"], last["action"], last["state"], last["why"]) == (
         "cli:me",
@@ -284,7 +284,7 @@ def test_a_study_that_was_sent_again_can_be_purged_again(database: Database) -> 
         sender.send(number, seconds=DAY, due=DAY)
     claimed = must_claim(database, seconds=DAY + 1)
     with database.writing() as session:
-        finish_read(session, claimed, exclusions=(), readings=(), destinations=(), now=at(DAY + 2))
+        finish_read(session, claimed, exclusions=(), readings=(), now=at(DAY + 2))
     assert obstacles(database) == set()
     purge(database, seconds=2 * DAY)
     assert series_row(database).purged_instances == 3  # the most that it ever was

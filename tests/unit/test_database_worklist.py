@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text, update
 
 from ich_node.database.engine import Database
-from ich_node.database.outbox import claim_deliveries, record_failed, record_sent
+from ich_node.database.outbox import claim_deliveries, record_failed, record_taken
 from ich_node.database.queue import request_reprocess
 from ich_node.database.tables import StudyRow
 from ich_node.database.worklist import (
@@ -165,17 +165,17 @@ def test_delivered_means_every_object_at_every_destination(database: Database) -
     read_once(database, Priority.STAT, destinations=("PACS", "archive"))
     with database.writing() as session:
         report, capture = claim_deliveries(session, "PACS", owner="s", now=at(20), lease=LEASE)
-        record_sent(session, report, now=at(21), note=None)
-        record_sent(session, capture, now=at(30), note=None)
+        record_taken(session, report, now=at(21), note=None, confirm=False)
+        record_taken(session, capture, now=at(30), note=None, confirm=False)
         left = claim_deliveries(session, "archive", owner="s", now=at(20), lease=LEASE)
-        record_sent(session, left[0], now=at(22), note=None)
+        record_taken(session, left[0], now=at(22), note=None, confirm=False)
         record_failed(session, left[1], next_attempt_at=None, note="refused")
     with database.reading() as session:
         row = worklist_row(session, STUDY)
         assert row is not None
         assert row["delivered_at"] is None
     with database.writing() as session:
-        record_sent(session, left[1], now=at(25), note=None)
+        record_taken(session, left[1], now=at(25), note=None, confirm=False)
     with database.reading() as session:
         row = worklist_row(session, STUDY)
     assert row is not None

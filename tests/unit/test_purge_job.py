@@ -15,9 +15,9 @@ import pytest
 from ich_node import purge_job
 from ich_node.database import chores, queue, retention
 from ich_node.database.receipt import Receipt, known_file_names
-from ich_node.delivery_job import Node
 from ich_node.errors import RejectionReason, TransientError
 from ich_node.intake import Intake
+from ich_node.node import Node
 from ich_node.purge_job import (
     PurgeReport,
     PurgeSchedule,

@@ -10,8 +10,8 @@ import pytest
 
 from ich_node.database.engine import Database
 from ich_node.database.worklist import study_report
-from ich_node.delivery_job import Node
 from ich_node.model.predict import load_predictor
+from ich_node.node import Node
 from ich_node.reading_job import read_due_study
 from ich_node.settings import Settings
 from ich_node.testing.phantom import head_phantom

@@ -19,7 +19,7 @@ from ich_node.database import outbox, queue, readings
 from ich_node.database.engine import Database
 from ich_node.database.receipt import record_instances
 from ich_node.database.worklist import study_report, worklist_row
-from ich_node.delivery_job import Node
+from ich_node.destination_settings import HL7Settings
 from ich_node.errors import ConfigurationError, RejectionReason, StudyRejected, TransientError
 from ich_node.findings import (
     AlgorithmIdentification,
@@ -28,6 +28,7 @@ from ich_node.findings import (
     SeriesFinding,
     SliceFinding,
 )
+from ich_node.node import Node
 from ich_node.reading_job import read_due_study
 from ich_node.receive.received import rebuild
 from ich_node.receive.spool import Spool
@@ -546,3 +547,22 @@ def test_a_database_that_answers_again_keeps_the_reading(
     monkeypatch.setattr(reading_job, "_commit", slow_database)
     row = read(node, uid, predictor)
     assert (row["state"], row["priority"], predictor.calls) == ("READ", "STAT", 1)
+
+
+def test_a_destination_that_wants_it_gets_a_report_that_nothing_was_read(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    wanting = node.settings.pacs[0].model_copy(update={"not_read_report": True})
+    listening = HL7Settings(name="RIS", host="127.0.0.1", port=2575, priorities=("MEDIUM",))
+    changed = node.settings.model_copy(update={"pacs": (wanting,), "hl7": (listening,)})
+    uid = arrive(node, localizer_series(phantom))
+    row = read(dataclasses.replace(node, settings=changed), uid, ScriptedPredictor())
+    assert (row["state"], row["reason"]) == ("NOT_READ", "LOCALIZER")
+    with node.database.reading() as session:
+        on_the_way = {(d.kind, d.destination): d for d in outbox.deliveries(session)}
+    assert on_the_way.keys() == {("SR", "archive"), ("NOTICE", "RIS")}
+    report = on_the_way["SR", "archive"]
+    assert report.study_instance_uid == uid
+    dataset = pydicom.dcmread(node.settings.results_dir / f"{report.sop_instance_uid}.dcm")
+    assert dataset.StudyInstanceUID == uid
+    assert "NOT read" in str(dataset) or "NOT READ" in str(dataset)

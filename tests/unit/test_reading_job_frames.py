@@ -14,7 +14,7 @@ from sqlalchemy import text
 from ich_node.cli import main
 from ich_node.database.engine import Database
 from ich_node.database.worklist import result_files, study_report, worklist_row
-from ich_node.delivery_job import Node
+from ich_node.node import Node
 from ich_node.settings import PacsSettings, Settings
 from ich_node.testing.enhanced import enhanced_ct, enhanced_phantom
 from ich_node.testing.functional_groups import EnhancedFrame

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 
 from ich_node.database import outbox, queue
-from ich_node.delivery_job import Node
+from ich_node.node import Node
 from ich_node.purge_job import Terms, purge_studies
 from ich_node.testing.phantom import HeadPhantom
 from ich_node.testing.series import localizer_series, phantom_series
@@ -26,7 +26,7 @@ def deliver(node: Node) -> None:
         for delivery in outbox.claim_deliveries(
             session, "archive", owner="d", now=now, lease=timedelta(seconds=60), limit=1000
         ):
-            outbox.record_sent(session, delivery, now=now, note=None)
+            outbox.record_taken(session, delivery, now=now, note=None, confirm=False)
 
 
 def purge(node: Node, uid: str) -> None:

@@ -30,6 +30,7 @@ from tests.bare_peer import (
     elements_of,
     pdv,
     store_rq,
+    ui,
     us,
 )
 
@@ -245,6 +246,18 @@ def test_the_answer_to_a_report_is_handed_on() -> None:
     answer = command_set(N_EVENT_REPORT_RSP, {0x0110: None, 0x0120: us(1), 0x0900: us(0)})
     talk.take(command(answer))
     assert talk.recorder.handed_on == [(CONTEXT, b"\x03" + answer)]
+
+
+def test_a_report_of_storage_commitment_is_handed_on_and_no_other() -> None:
+    talk = Conversation()
+    of_commitment = {0x0002: ui("1.2.840.10008.1.20.1"), 0x0800: us(WITH_DATA_SET)}
+    report = command_set(0x0100, of_commitment)
+    talk.take(command(report), data(b"abcd"))
+    assert talk.recorder.handed_on == [(CONTEXT, b"\x03" + report), (CONTEXT, b"\x02abcd")]
+    other = Conversation()
+    other.take(command(command_set(0x0100)))
+    assert other.recorder.handed_on == []
+    assert len(other.recorder.sent) == 1
 
 
 def test_a_cancel_is_passed_over() -> None:

@@ -25,6 +25,7 @@ from pynetdicom import AE, _config, events, fsm
 from pynetdicom.acse import ACSE
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import StateMachine
 from pynetdicom.pdu import A_ASSOCIATE_RQ
@@ -134,8 +135,10 @@ UPSTREAM: list[tuple[Callable[..., Any], str, str]] = [
     (
         DIMSEServiceProvider.receive_primitive,
         "635ba0b4d8e5",
-        "takes messages apart, starts no thread for ours",
+        "serves an N-EVENT-REPORT request in a thread of its own, which hand_on does not",
     ),
+    (DIMSEMessage.decode_msg, "5da2cb186443", "says when a message is whole, and raises where it is damaged"),
+    (DIMSEMessage.message_to_primitive, "d8ec80da1a66", "raises where a message is damaged"),
     (DIMSEServiceProvider.get_msg, "01b745945441", "does not wait"),
     (DIMSEServiceProvider.send_msg, "c117e2e77e63", "sent at once"),
     (VerificationServiceClass.SCP, "6d85f7417eff", "answers C-ECHO"),

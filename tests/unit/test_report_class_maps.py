@@ -18,9 +18,10 @@ from skimage.color import rgb2lab
 from ich_node.findings import IchSubtype, Localization, SliceFinding
 from ich_node.report import ReadingReport, build_secondary_captures, drawing
 from ich_node.report.contours import class_contours, contours
-from ich_node.report.joint_maps import contour_labels, draw_joint_maps, shown_classes
+from ich_node.report.joint_maps import contour_labels
 from ich_node.report.labels import Label, write_labels
 from ich_node.report.overlay import HEADER_HEIGHT, render_overlay
+from ich_node.report.sketch import sketch_slice
 from ich_node.report.slice_picture import render_slice
 from ich_node.report.summary import render_summary
 from ich_node.report.viewport import whole_slice
@@ -175,7 +176,7 @@ def swatches(strip: npt.NDArray[np.uint8]) -> set[tuple[int, ...]]:
 def test_the_legends_list_exactly_the_classes_that_are_shown(classes: Sequence[IchSubtype]) -> None:
     report = dark_report(squares(classes))
     expected = {drawing.CLASS_COLOR[subtype] for subtype in classes}
-    assert set(shown_classes(report.finding.slices[0])) == set(classes)
+    assert set(sketch_slice(report, 0).classes) == set(classes)
     page = render_overlay(report, 0)
     legend = page[HEADER_HEIGHT + 600 : HEADER_HEIGHT + 960, 22:50]
     assert swatches(legend) == expected
@@ -185,7 +186,7 @@ def test_the_legends_list_exactly_the_classes_that_are_shown(classes: Sequence[I
 
 def test_the_legends_of_any_alone_list_the_levels() -> None:
     report = dark_report({IchSubtype.ANY: square(IchSubtype.ANY)})
-    assert shown_classes(report.finding.slices[0]) == ()
+    assert sketch_slice(report, 0).classes == ()
     levels = {color for _, color in drawing.LEVELS}
     assert swatches(render_overlay(report, 0)[HEADER_HEIGHT + 600 : HEADER_HEIGHT + 960, 22:50]) == levels
     assert swatches(render_summary(report)[700:1000, 986:1004]) == {drawing.LEVELS[0][1]}
@@ -202,7 +203,7 @@ def test_a_place_has_the_colour_of_its_subtype_and_its_letters(kind: str, width:
         picture = np.asarray(render_slice(report, 0, whole_slice(report, width=width)))
         assert colored(picture, subtype).any()
         assert not any(colored(picture, other).any() for other in IchSubtype if other is not subtype)
-        assert shown_classes(report.finding.slices[0]) == (subtype,)
+        assert sketch_slice(report, 0).classes == (subtype,)
         no_score = replace(place, score=0.11)
         other = dark_report({}, [no_score])
         changed = np.any(
@@ -223,9 +224,7 @@ def test_a_box_of_less_than_a_pixel_is_drawn() -> None:
 def label_texts(maps: Mapping[IchSubtype, FloatArray], places: Sequence[Localization] = ()) -> list[str]:
     report = dark_report(maps, places)
     view = whole_slice(report, width=64 * SCALE)
-    picture = Image.new("RGB", (view.width, view.height))
-    joint = draw_joint_maps(picture, report.finding.slices[0], view)
-    return sorted(label.text for label in contour_labels(joint, places, view))
+    return sorted(label.text for label in contour_labels(sketch_slice(report, 0), places, view))
 
 
 def test_every_contour_carries_the_letters_of_its_class() -> None:
@@ -273,7 +272,7 @@ def test_crowded_labels_lie_inside_the_picture_and_off_each_other() -> None:
         for n in range(10, 24)
     ]
     letters = (140.0, 0.0, 160.0, 24.0)
-    boxes = write_labels(draw, labels, size=12, taken=[letters], busy=np.zeros((300, 300), np.float32))
+    boxes = write_labels(draw, labels, size=12, taken=[letters], busy=Image.new("L", (300, 300)))
     assert len(boxes) == len(labels)
     for left, top, right, bottom in boxes:
         assert left >= 0
@@ -285,8 +284,8 @@ def test_crowded_labels_lie_inside_the_picture_and_off_each_other() -> None:
 
 
 def test_a_label_keeps_off_what_is_drawn() -> None:
-    busy = np.zeros((200, 200), np.float32)
-    busy[:, 100:] = 1
+    busy = Image.new("L", (200, 200))
+    busy.paste(255, (100, 0, 200, 200))
     around = np.array([[100.0, 90.0], [100.0, 110.0], [95.0, 100.0], [105.0, 100.0]])
     draw = ImageDraw.Draw(Image.new("RGB", (200, 200)))
     label = Label(text="IVH", color=drawing.PURPLE, around=around)

@@ -60,6 +60,15 @@ def test_character_set_and_name_are_kept(character_set: Any, name: str) -> None:
         assert str(result.PatientName) == name
 
 
+def test_names_of_models_are_written_in_the_character_set_of_the_images() -> None:
+    """Content is encoded apart from the rest of the report, and has to follow the same character set."""
+    header = stored({"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada=山田"})
+    report = make_report(0.1, header=header, caveats=("山田",))
+    result = written(build_structured_report(report))
+    assert result.SpecificCharacterSet == ["", "ISO 2022 IR 87"]
+    assert "Caveat: 山田" in [e.value for e in result.iterall() if e.keyword == "TextValue"]
+
+
 @pytest.mark.parametrize("character_set", ["ISO_IR 100", None])
 def test_our_own_text_may_need_utf_8_and_the_name_is_recoded_with_it(character_set: str | None) -> None:
     image = stored({"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"})
@@ -99,21 +108,46 @@ def test_values_that_break_their_representation_are_emptied_but_text_is_never_cu
     assert result.PatientID == "9" * 80
 
 
+def dataset(**values: Any) -> Dataset:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return made
+
+
 def order_item() -> Dataset:
-    item = Dataset()
-    item.RequestedProcedureID = "RP1"
-    item.RequestedProcedureDescription = "CT head"
-    item.ScheduledProcedureStepID = "SPS1"
-    return item
+    return dataset(
+        RequestedProcedureID="RP1",
+        RequestedProcedureDescription="CT head",
+        ScheduledProcedureStepID="SPS1",
+        ReasonForTheRequestedProcedure="Headache",
+        RequestedProcedureCodeSequence=[
+            dataset(CodeValue="HEAD", CodingSchemeDesignator="99SITE", CodeMeaning="CT of head")
+        ],
+    )
 
 
 def test_order_is_copied() -> None:
-    header = {"AccessionNumber": "A1", "RequestAttributesSequence": [order_item()]}
+    issuer = [dataset(LocalNamespaceEntityID="RIS")]
+    header = {
+        "AccessionNumber": "A1",
+        "IssuerOfAccessionNumberSequence": issuer,
+        "OrderPlacerIdentifierSequence": issuer,
+        "PlacerOrderNumberImagingServiceRequest": "P7",
+        "RequestAttributesSequence": [order_item()],
+    }
     report, summary = results(header)
     (request,) = report.ReferencedRequestSequence
     assert request.AccessionNumber == "A1"
+    assert request.IssuerOfAccessionNumberSequence[0].LocalNamespaceEntityID == "RIS"
+    assert request.OrderPlacerIdentifierSequence[0].LocalNamespaceEntityID == "RIS"
+    assert request.PlacerOrderNumberImagingServiceRequest == "P7"
+    assert request["FillerOrderNumberImagingServiceRequest"].is_empty
     assert request.RequestedProcedureID == "RP1"
     assert request.RequestedProcedureDescription == "CT head"
+    assert request.RequestedProcedureCodeSequence[0].CodeValue == "HEAD"
+    assert request.ReasonForTheRequestedProcedure == "Headache"
+    assert "ScheduledProcedureStepID" not in request
     assert request.StudyInstanceUID == report.StudyInstanceUID
     assert summary.AccessionNumber == "A1"
     assert summary.RequestAttributesSequence[0].ScheduledProcedureStepID == "SPS1"

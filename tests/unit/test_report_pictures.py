@@ -15,7 +15,7 @@ from ich_node.report.attributes import numbers
 from ich_node.report.geometry import opposite, orientation_letters, patient_orientation
 from ich_node.report.overlay import render_overlay
 from ich_node.report.slice_picture import render_slice
-from ich_node.report.summary import MAX_PANES, montage_slices, render_summary
+from ich_node.report.summary import MAX_PANES, _caveat_lines, montage_slices, render_summary
 from ich_node.report.viewport import head_region, whole_slice
 from ich_node.report.wording import percent, percent_text, slice_name
 from tests.report_builders import make_report
@@ -173,3 +173,75 @@ def test_pixels_that_are_not_square_are_drawn_in_proportion() -> None:
     view = whole_slice(report)
     assert (view.width, view.height) == (1024, 1024)
     assert np.any(is_close(render_overlay(report, 1), drawing.TEXT))
+
+
+def test_the_page_of_a_narrow_slice_is_bounded_and_shows_it_whole() -> None:
+    report = make_report(0.9, shape=(3, 512, 64))
+    view = whole_slice(report)
+    assert (view.width, view.height) == (1024, 2048)
+    assert view.to_picture(0.0, 0.0)[0] == pytest.approx(1024 - view.to_picture(64.0, 0.0)[0])
+    assert view.to_picture(0.0, 512.0)[1] == pytest.approx(2048)
+    assert render_overlay(report, 1).shape == (2048 + 96 + 40, 1024, 3)
+
+
+def test_montage_of_a_negative_reading_leaves_air_out() -> None:
+    report = make_report(0.1, shape=(40, 32, 32))
+    hu = report.hu.copy()
+    hu[20:] = -1000
+    shown = montage_slices(replace(report, hu=hu))
+    assert len(shown) == MAX_PANES
+    assert max(shown) < 20
+    assert len(montage_slices(replace(report, hu=np.full_like(hu, -1000)))) == MAX_PANES
+
+
+def test_caveats_are_shown_whole_or_counted() -> None:
+    few = make_report(0.9, caveats=("Gantry tilt.", "Bone kernel."))
+    assert _caveat_lines(few, 280) == ["Gantry tilt.", "Bone kernel."]
+    many = make_report(0.9, caveats=tuple(f"Caveat {n} " + "word " * 12 for n in range(9)))
+    lines = _caveat_lines(many, 280)
+    shown = sum(line.startswith("Caveat") for line in lines)
+    assert lines[-1] == f"{9 - shown} more, see the structured report."
+    assert "".join(lines[:-1]).replace(" ", "") == "".join(many.caveats[:shown]).replace(" ", "")
+    endless = _caveat_lines(make_report(0.9, caveats=("word " * 400,)), 280)
+    assert len(endless) == 12
+    assert endless[0].startswith("word")
+
+
+def test_a_line_is_shortened_in_its_middle_until_it_fits() -> None:
+    line = "a-name-that-nobody-could-want-in-full 2024.11.3"
+    short = drawing.shortened(line, size=13, width=180)
+    assert drawing.font(13).getlength(short) <= 180
+    assert short.startswith("a-name")
+    assert short.endswith("11.3")
+    assert drawing.shortened("1.2", size=13, width=180) == "1.2"
+
+
+def test_a_fill_lies_where_its_map_is() -> None:
+    """At the edges of the slice and across the edges of the picture too."""
+    report = make_report(0.9, shape=(1, 64, 64), header={"ImageOrientationPatient": None})
+    for rows, columns in (
+        (slice(0, 9), slice(0, 9)),
+        (slice(20, 30), slice(40, 50)),
+        (slice(58, 64), slice(60, 64)),
+    ):
+        likelihood = np.zeros((64, 64), np.float32)
+        likelihood[rows, columns] = 1.0
+        maps = {IchSubtype.ANY: likelihood}
+        finding = SliceFinding(probabilities={IchSubtype.ANY: 0.9}, likelihood_maps=maps)
+        dark = replace(
+            report,
+            hu=np.full((1, 64, 64), -1000, np.float32),
+            finding=replace(report.finding, slices=(finding,)),
+        )
+        for view in (whole_slice(dark, width=640), replace(whole_slice(dark, width=640), left=5.0, top=5.0)):
+            lit = np.asarray(render_slice(dark, 0, view)).any(axis=-1)
+            down, across = np.indices(lit.shape) + 0.5
+            x, y = across / view.scale_x + view.left, down / view.scale_y + view.top
+            inside = (
+                (x > columns.start + 1) & (x < columns.stop - 1) & (y > rows.start + 1) & (y < rows.stop - 1)
+            )
+            near = (
+                (x > columns.start - 1) & (x < columns.stop + 1) & (y > rows.start - 1) & (y < rows.stop + 1)
+            )
+            assert lit[inside].all()
+            assert not lit[~near].any()

@@ -17,6 +17,7 @@ from ich_node.findings import Priority
 from ich_node.report import build_secondary_captures, sc_to_png
 from ich_node.report.overlay import HEADER_HEIGHT
 from ich_node.report.secondary_capture import MAX_OVERLAYS, overlay_slices
+from ich_node.report.viewport import whole_slice
 from tests.report_builders import make_report
 
 
@@ -62,6 +63,14 @@ def test_one_series_with_distinct_instances() -> None:
     assert len({c.SOPInstanceUID for c in captures}) == len(captures)
     assert [c.InstanceNumber for c in captures] == list(range(1, len(captures) + 1))
     assert {c.BurnedInAnnotation for c in captures} == {"NO"}
+
+
+def test_derivation_names_a_code_of_its_context_group() -> None:
+    """CID 7203; each capture has items of its own, so that nobody who changes one changes all."""
+    captures = build_secondary_captures(make_report(0.9))
+    assert {c.DerivationCodeSequence[0].CodeValue for c in captures} == {"113085"}
+    captures[0].DerivationCodeSequence[0].CodeValue = "changed"
+    assert {c.DerivationCodeSequence[0].CodeValue for c in captures[1:]} == {"113085"}
 
 
 @pytest.mark.parametrize("suspicion", [0.9, 0.1])
@@ -118,9 +127,8 @@ def test_overlay_lies_in_the_patient_where_its_slice_lies(
     )
     overlay = build_secondary_captures(report)[1]
     image = report.source_images[report.finding.suspicious_slices[0]]
-    scale_x = overlay.Columns / 64
-    scale_y = float(image.PixelSpacing[0]) / float(overlay.PixelSpacing[0])
-    drawn = patient_point(overlay, x * scale_x, y * scale_y + HEADER_HEIGHT)
+    across, down = whole_slice(report).to_picture(x, y)
+    drawn = patient_point(overlay, across, down + HEADER_HEIGHT)
     assert drawn == pytest.approx(patient_point(image, x, y), abs=1e-3)
     assert overlay.FrameOfReferenceUID == image.FrameOfReferenceUID
 

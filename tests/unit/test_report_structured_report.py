@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import highdicom as hd
 import pydicom
 import pytest
 from highdicom.sr import Comprehensive3DSR, GraphicTypeValues
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.uid import Comprehensive3DSRStorage
 
 from ich_node import codes
 from ich_node.findings import IchSubtype, Localization
 from ich_node.report import Predecessor, ReadingReport, build_structured_report
 from ich_node.report.image_library import code
-from ich_node.report.wording import DISCLAIMER, SUBTYPE_NAME, slice_lines
+from ich_node.report.segmentation import build_segmentation
+from ich_node.report.sr_class import SrClass
+from ich_node.report.uids import result_uid
+from ich_node.report.wording import DISCLAIMER, SUBTYPE_NAME, conclusion, slice_lines
+from tests.highdicom_report import highdicom_content
 from tests.report_builders import make_report
+
+EARLIER = Predecessor(model_name="test-model", model_version="1.2.3", run_number=1)
 
 
 def encoded(dataset: Dataset) -> bytes:
@@ -27,9 +34,26 @@ def encoded(dataset: Dataset) -> bytes:
     return file.getvalue()
 
 
-def parsed(report: ReadingReport) -> Comprehensive3DSR:
+def parsed(report: ReadingReport, **options: Any) -> Comprehensive3DSR:
     """The report as highdicom's parser reads it from the file."""
-    return hd.sr.srread(io.BytesIO(encoded(build_structured_report(report))))
+    return hd.sr.srread(io.BytesIO(encoded(build_structured_report(report, **options))))
+
+
+def outline(item: Dataset) -> list[Any]:
+    """Everything below a content item, numbers as numbers."""
+    return [
+        [
+            [outline_of(element) for element in child if element.keyword != "ContentSequence"],
+            outline(child),
+        ]
+        for child in item.get("ContentSequence", [])
+    ]
+
+
+def outline_of(element: DataElement) -> Any:
+    if element.VR == "SQ":
+        return [element.tag, [[outline_of(inner) for inner in item] for item in element.value]]
+    return [element.tag, element.VR, float(element.value) if element.VR == "DS" else element.value]
 
 
 def all_text(dataset: Dataset) -> list[str]:
@@ -189,17 +213,149 @@ def test_flags_and_identity() -> None:
     assert "PredecessorDocumentsSequence" not in document
 
 
-def test_predecessor_is_named() -> None:
-    earlier = Predecessor(
-        study_instance_uid="1.2.3", series_instance_uid="1.2.3.4", sop_instance_uid="1.2.3.4.5"
-    )
-    document = build_structured_report(make_report(0.9, predecessor=earlier, run_number=2))
-    (study,) = document.PredecessorDocumentsSequence
-    assert study.StudyInstanceUID == "1.2.3"
-    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
-    reference = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
-    assert reference.ReferencedSOPInstanceUID == "1.2.3.4.5"
-    assert reference.ReferencedSOPClassUID == Comprehensive3DSRStorage
+def test_document_holds_what_highdicom_would_write() -> None:
+    """The node encodes content items itself; highdicom's own items of the same content are the judge."""
+    report = make_report(0.9, caveats=("Slices are uneven.", "Größe 12 µm"))
+    ours = dcmread(io.BytesIO(encoded(build_structured_report(report))))
+    theirs = highdicom_content(report)
+    for keyword in ("ConceptNameCodeSequence", "ContentTemplateSequence", "ValueType", "ContinuityOfContent"):
+        assert ours[keyword] == theirs[keyword]
+    assert outline(ours) == outline(theirs)
+
+
+def test_images_of_several_series_keep_theirs_in_the_evidence() -> None:
+    report = make_report(0.9)
+    report.source_images[3].SeriesInstanceUID = "1.2.3"
+    (study,) = build_structured_report(report).CurrentRequestedProcedureEvidenceSequence
+    found = {s.SeriesInstanceUID: len(s.ReferencedSOPSequence) for s in study.ReferencedSeriesSequence}
+    assert found == {report.series_instance_uid: 11, "1.2.3": 1}
+
+
+def test_saving_does_not_decode_what_was_encoded() -> None:
+    document = build_structured_report(make_report(0.9))
+    encoded(document)
+    assert isinstance(document.get_item("ContentSequence"), RawDataElement)
+
+
+def test_a_document_that_was_looked_at_is_saved_the_same() -> None:
+    report = make_report(0.9, header={"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100"})
+    looked_at = build_structured_report(report)
+    assert all_text(looked_at)
+    assert encoded(looked_at) == encoded(build_structured_report(report))
+
+
+@pytest.mark.parametrize("sr_class", SrClass)
+def test_each_class_has_its_sop_class_and_uids_and_names_its_own_predecessor(sr_class: SrClass) -> None:
+    first = build_structured_report(make_report(0.9), sr_class=sr_class)
+    assert first.SOPClassUID == first.file_meta.MediaStorageSOPClassUID == sr_class.sop_class_uid
+    second = build_structured_report(make_report(0.2, predecessor=EARLIER, run_number=2), sr_class=sr_class)
+    (study,) = second.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    (reference,) = series.ReferencedSOPSequence
+    assert study.StudyInstanceUID == first.StudyInstanceUID
+    assert series.SeriesInstanceUID == first.SeriesInstanceUID != second.SeriesInstanceUID
+    assert reference.ReferencedSOPInstanceUID == first.SOPInstanceUID != second.SOPInstanceUID
+    assert reference.ReferencedSOPClassUID == first.SOPClassUID
+
+
+def test_kinds_of_report_are_objects_of_their_own() -> None:
+    report = make_report(0.9)
+    segmentation = build_segmentation(report)
+    made = [
+        build_structured_report(report, sr_class=sr_class, segmentation=one)
+        for sr_class in SrClass
+        for one in (None, segmentation)
+    ]
+    assert len({document.SOPInstanceUID for document in made}) == len(made)
+    assert len({document.SeriesInstanceUID for document in made}) == len(made)
+    assert made[0].SOPInstanceUID == result_uid(report, "sr")
+
+
+def test_the_tid_1500_classes_have_the_same_content() -> None:
+    report = make_report(0.9)
+    plain, *others = [
+        build_structured_report(report, sr_class=sr_class)
+        for sr_class in SrClass
+        if sr_class is not SrClass.BASIC_TEXT
+    ]
+    for other in others:
+        assert other.ContentSequence == plain.ContentSequence
+
+
+@pytest.mark.parametrize(
+    ("suspicion", "presence"), [(0.9, codes.PRESENT), (0.5, codes.INDETERMINATE), (0.1, codes.ABSENT)]
+)
+def test_basic_text_says_the_same_in_words_codes_and_images(
+    suspicion: float, presence: codes.CodedConcept
+) -> None:
+    report = make_report(suspicion, caveats=("Slices are uneven.",))
+    document = build_structured_report(report, sr_class=SrClass.BASIC_TEXT)
+    text = all_text(document)
+    expected = [DISCLAIMER, "Caveat: Slices are uneven.", conclusion(report), *slice_lines(report)]
+    expected += [f"Algorithm: weights sha256 {report.finding.algorithm.weights_sha256}"]
+    expected += ["Algorithm: high-confidence operating point 0.8", "Algorithm: sensitive operating point 0.4"]
+    assert set(expected) <= set(text)
+    assert f"Any hemorrhage: {presence.meaning.lower()}, certainty {suspicion:.0%}".replace("%", " %") in text
+    findings = document.ContentSequence[-2].ContentSequence
+    first = {
+        item.ConceptNameCodeSequence[0].CodeValue: item.ConceptCodeSequence[0].CodeValue
+        for item in findings[0].ContentSequence
+    }
+    assert first[codes.PRESENCE.value] == presence.value
+    assert first[codes.FINDING.value] == codes.INTRACRANIAL_HEMORRHAGE.value
+    assert (codes.FINDING_CATEGORY.value in first) is (presence is not codes.ABSENT)
+    images = [
+        str(item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for item in findings[1 + len(report.finding.subtypes) :]
+    ]
+    suspicious = report.finding.suspicious_slices
+    assert images == [str(report.source_images[index].SOPInstanceUID) for index in suspicious]
+
+
+@pytest.mark.parametrize("sr_class", SrClass)
+def test_segments_are_referred_to_by_class(sr_class: SrClass) -> None:
+    report = make_report(0.9)
+    segmentation = build_segmentation(report)
+    assert segmentation is not None
+    document = build_structured_report(report, sr_class=sr_class, segmentation=segmentation)
+    references = [
+        item
+        for element in document.iterall()
+        if element.keyword == "ReferencedSOPSequence"
+        for item in element.value
+        if "ReferencedSegmentNumber" in item
+    ]
+    assert [item.ReferencedSegmentNumber for item in references] == list(range(1, 7))
+    assert {item.ReferencedSOPInstanceUID for item in references} == {segmentation.SOPInstanceUID}
+    (study,) = document.CurrentRequestedProcedureEvidenceSequence
+    evidence = {s.SeriesInstanceUID: s.ReferencedSOPSequence for s in study.ReferencedSeriesSequence}
+    (reference,) = evidence[segmentation.SeriesInstanceUID]
+    assert reference.ReferencedSOPInstanceUID == segmentation.SOPInstanceUID
+
+
+def test_a_segment_has_the_finding_the_site_and_the_tracking_of_its_class() -> None:
+    report = make_report(0.9)
+    document = parsed(report, segmentation=build_segmentation(report))
+    groups = document.content.get_volumetric_roi_measurement_groups()
+    assert len(groups) == len(IchSubtype)
+    others = {g.tracking_uid: g for g in document.content.get_image_measurement_groups()}
+    for group, subtype in zip(groups, IchSubtype, strict=True):
+        assert group.finding_type == code(codes.FINDING_OF[subtype])
+        assert group.finding_sites[0].value == code(codes.SITE_OF[subtype])
+        same = others[group.tracking_uid]
+        assert same.finding_type == group.finding_type
+        assert same.get_measurements()[0].value == group.get_measurements()[0].value
+        assert group.referenced_segment.referenced_segment_numbers == [list(IchSubtype).index(subtype) + 1]
+        assert group.referenced_segment.source_series_for_segmentation.value == report.series_instance_uid
+
+
+def test_the_segmentation_of_another_reading_is_refused() -> None:
+    report = make_report(0.9)
+    segmentation = build_segmentation(report)
+    assert segmentation is not None
+    segmentation.SegmentSequence[2].TrackingUID = "1.2.3"
+    with pytest.raises(ValueError, match="segment 3 tracks no finding of this reading"):
+        build_structured_report(report, segmentation=segmentation)
 
 
 def test_text_has_the_disclaimer_the_caveats_and_the_algorithm() -> None:

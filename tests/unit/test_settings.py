@@ -18,7 +18,60 @@ from ich_node.settings_sources import LoadedSettings, load_settings
 
 CT1 = {"name": "CT 1", "ae_title": "CT1", "host": "10.0.0.7", "port": 104, "tls": False, "certificate": ""}
 TLS = {"certificate": "/etc/node.pem", "key": "/etc/node.key", "ca": "/etc/ca.pem"}
-PACS = {"name": "main", "ae_title": "PACS", "host": "pacs.local", "port": 104}
+PACS = {
+    "name": "main",
+    "ae_title": "PACS",
+    "host": "pacs.local",
+    "port": 104,
+    "url": "",
+    "ca": "/etc/pacs-ca.pem",
+    "certificate": "/etc/node.pem",
+    "key": "/etc/node.key",
+    "peer_certificate": "pacs.local",
+    "token_file": "",
+    "user": "",
+    "password_file": "",
+    "objects": ["SR", "SEG"],
+    "sr_class": "enhanced",
+    "sc_compression": "jpeg-2000-lossless",
+    "not_read_report": True,
+    "confirm": "commitment",
+}
+WEB = {"name": "web", "url": "https://pacs.local/dicom-web"}
+HL7 = {
+    "name": "RIS",
+    "priorities": ["STAT"],
+    "disclose": "patient",
+    "host": "ris.local",
+    "port": 2575,
+    "version": "2.4",
+    "sending_application": "ICH",
+    "sending_facility": "RAD",
+    "receiving_application": "RIS",
+    "receiving_facility": "HOSPITAL",
+    "ca": "/etc/ca.pem",
+}
+WEBHOOK = {
+    "name": "pager",
+    "priorities": ["STAT", "MEDIUM"],
+    "disclose": "study",
+    "url": "https://pager.local:8443/in",
+    "secret_file": "/etc/secret",
+    "ca": "",
+}
+MAIL = {
+    "name": "on call",
+    "priorities": ["STAT"],
+    "disclose": "study",
+    "host": "mail.local",
+    "port": 465,
+    "security": "tls",
+    "user": "ich",
+    "password_file": "/etc/password",
+    "sender": "ich@hospital.example",
+    "recipients": ["neuro@hospital.example"],
+    "ca": "",
+}
 
 DEFAULTS: dict[str, Any] = {
     "receiver.host": "127.0.0.1",
@@ -60,6 +113,9 @@ DEFAULTS: dict[str, Any] = {
     "model.precision": "float32",
     "peers": (),
     "pacs": (),
+    "hl7": (),
+    "webhook": (),
+    "mail": (),
 }
 """All but ``data_dir``."""
 
@@ -104,6 +160,9 @@ OTHER: dict[str, Any] = {
     "model.precision": "bfloat16",
     "peers": [CT1],
     "pacs": [PACS],
+    "hl7": [HL7],
+    "webhook": [WEBHOOK],
+    "mail": [MAIL],
 }
 
 WRONG: dict[str, list[Any]] = {
@@ -146,7 +205,38 @@ WRONG: dict[str, list[Any]] = {
     "model.engine": ["onnx"],
     "model.precision": ["float16", ""],
     "peers": ["CT1", [{"name": "x"}], [{**CT1, "host": "ct.local"}], [{**CT1, "colour": "red"}]],
-    "pacs": ["PACS", [{**PACS, "port": 0}], [{**PACS, "ae_title": ""}], [{**PACS, "name": ""}], [PACS, PACS]],
+    "pacs": [
+        "PACS",
+        [{**PACS, "port": 0}],
+        [{**PACS, "ae_title": ""}],
+        [{**PACS, "name": ""}],
+        [PACS, PACS],
+        [{**PACS, "url": "https://pacs.local"}],
+        [{**PACS, "ca": ""}],
+        [{**PACS, "key": ""}],
+        [{**PACS, "user": "ich"}],
+        [{**PACS, "objects": []}],
+        [{**PACS, "objects": ["SR", "RTSTRUCT"]}],
+        [{**PACS, "sr_class": "plain"}],
+        [{**PACS, "confirm": "hope"}],
+        [{"name": "web"}],
+        [{**WEB, "url": "ftp://pacs.local"}],
+        [{**WEB, "url": "https://me:secret@pacs.local"}],
+        [{**WEB, "url": "https://pacs.local/?a=b"}],
+        [{**WEB, "url": "https://pacs.local:port"}],
+        [{**WEB, "user": "ich"}],
+        [{**WEB, "user": "ich", "password_file": "/etc/password", "token_file": "/etc/token"}],
+        [{**WEB, "confirm": "commitment"}],
+    ],
+    "hl7": [[{**HL7, "port": 0}], [{**HL7, "version": "3"}], [{**HL7, "priorities": []}], [HL7, HL7]],
+    "webhook": [[{**WEBHOOK, "url": "pager"}], [{**WEBHOOK, "secret_file": ""}], [{"name": "pager"}]],
+    "mail": [
+        [{**MAIL, "recipients": []}],
+        [{**MAIL, "sender": "nobody"}],
+        [{**MAIL, "security": "none"}],
+        [{**MAIL, "password_file": ""}],
+        [{**MAIL, "priorities": ["URGENT"]}],
+    ],
 }
 
 
@@ -162,8 +252,8 @@ def value_of(settings: Settings, key: str) -> Any:
     value: Any = settings
     for part in key.split("."):
         value = getattr(value, part)
-    if key in ("peers", "pacs"):
-        return [item.model_dump() for item in value] if value else ()
+    if key in ("peers", "pacs", "hl7", "webhook", "mail"):
+        return [item.model_dump(mode="json") for item in value] if value else ()
     return str(value) if isinstance(value, Path) else value
 
 

@@ -16,8 +16,9 @@ from kombu.exceptions import OperationalError
 from ich_node import delivery_job, purge_job, tasks
 from ich_node.cli import checks
 from ich_node.database.engine import Database
-from ich_node.delivery_job import Deliverer, Node
+from ich_node.delivery_job import Deliverer
 from ich_node.errors import ConfigurationError, TransientError
+from ich_node.node import Node
 from ich_node.settings import BrokerSettings, ModelSettings, PeerSettings, Settings
 from ich_node.tasks import READ_TASK, Queue, Reconciler, count_workers, create_app, run_worker
 from tests.stored_studies import StoredStudies
