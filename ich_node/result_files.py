@@ -108,7 +108,7 @@ class ResultFiles:
         return NewObject(
             sop_instance_uid=str(dataset.SOPInstanceUID),
             sop_class_uid=str(dataset.SOPClassUID),
-            kind=item.kind,
+            kind=item.name,
             file_name=path.name,
             destinations=item.destinations,
         )

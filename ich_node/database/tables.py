@@ -259,7 +259,7 @@ class ResultObjectRow(Table):
     """NULL for a report that says why a study was not read."""
     sop_class_uid: Mapped[str]
     kind: Mapped[str]
-    """SR, SC, SEG, GSPS, KOS or PM."""
+    """SR, SC, SEG, GSPS, KOS or PM; with a form behind it where it is not the one that the node itself shows."""
     position: Mapped[int]
     """Order in which a person looks at the objects of a reading."""
     file_name: Mapped[str]

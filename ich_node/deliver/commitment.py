@@ -18,7 +18,7 @@ from pynetdicom import build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.status import STORAGE_COMMITMENT_SERVICE_CLASS_STATUS
 
-from ich_node.deliver.scu import Destination, Timeouts, _Call, in_words
+from ich_node.deliver.scu import Call, Destination, Timeouts, in_words
 from ich_node.receive.commitment import is_confirmed
 from ich_node.receive.commitment_event import ReportReception
 from ich_node.receive.commitment_request import (
@@ -109,7 +109,7 @@ def request_commitment(
         raise ValueError("storage commitment is asked for of one object at least")
     request = _Request(_information(references, transaction_uid), transaction_uid, results, report_wait_s)
     contexts = [build_context(SOP_CLASS_UID, list(_UNCOMPRESSED))]
-    with _Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
+    with Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
         if call.failure:
             return CommitmentOutcome(state=CommitmentState.NO_ANSWER, detail=call.failure)
         if not call.accepts(SOP_CLASS_UID, _UNCOMPRESSED):

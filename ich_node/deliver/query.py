@@ -20,8 +20,9 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.status import QR_FIND_SERVICE_CLASS_STATUS
 
-from ich_node.deliver.scu import Destination, Timeouts, _Call, in_words
-from ich_node.deliver.web_client import NoAnswer, WebDestination, exchange, shortened
+from ich_node.deliver.scu import Call, Destination, Timeouts, in_words
+from ich_node.deliver.web_client import WebDestination, exchange, shortened
+from ich_node.http_exchange import NoAnswer
 
 STUDY_ROOT_FIND_SOP_CLASS_UID = "1.2.840.10008.5.1.4.1.2.2.1"
 _UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -139,7 +140,7 @@ def _find_all(
     wanted: dict[_Series, set[str]], destination: Destination, calling_ae_title: str, timeouts: Timeouts
 ) -> dict[_Series, _Found]:
     contexts = [build_context(STUDY_ROOT_FIND_SOP_CLASS_UID, list(_UNCOMPRESSED))]
-    with _Call(destination, contexts, calling_ae_title, timeouts) as call:
+    with Call(destination, contexts, calling_ae_title, timeouts) as call:
         if call.failure:
             return dict.fromkeys(wanted, _Found(shortcoming=call.failure))
         if not call.accepts(STUDY_ROOT_FIND_SOP_CLASS_UID, _UNCOMPRESSED):
@@ -148,7 +149,7 @@ def _find_all(
         return {series: _find(call, series, uids, timeouts.dimse_s) for series, uids in wanted.items()}
 
 
-def _find(call: _Call, series: _Series, wanted: set[str], seconds: float) -> _Found:
+def _find(call: Call, series: _Series, wanted: set[str], seconds: float) -> _Found:
     matches = _Matches()
     status = call.request(lambda association: matches.take(association, _identifier(series, wanted), seconds))
     uids = frozenset(matches.sop_instance_uids)

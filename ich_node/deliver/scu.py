@@ -158,7 +158,7 @@ def send(
             outcomes[index] = item
     if outgoing:
         contexts = _contexts(outgoing.values())
-        with _Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
+        with Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
             for index, item in outgoing.items():
                 outcomes[index] = _send_one(call, item)
     return tuple(outcomes[index] for index in range(len(paths)))
@@ -176,7 +176,7 @@ def echo(
     """
     begin = time.monotonic()
     contexts = [build_context(VERIFICATION_SOP_CLASS_UID, list(_UNCOMPRESSED))]
-    with _Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
+    with Call(destination, contexts, calling_ae_title, timeouts or Timeouts()) as call:
         if call.failure:
             ok, detail = False, call.failure
         elif not call.accepts(VERIFICATION_SOP_CLASS_UID, _UNCOMPRESSED):
@@ -188,7 +188,7 @@ def echo(
     return EchoOutcome(ok=ok, detail=detail, seconds=time.monotonic() - begin)
 
 
-class _Call:
+class Call:
     """One association with a destination, opened on entry and ended on exit."""
 
     def __init__(
@@ -208,7 +208,7 @@ class _Call:
         self.failure = ""
         """Why there is no association at all; empty when there is one, or when no context was accepted."""
 
-    def __enter__(self) -> _Call:
+    def __enter__(self) -> Call:
         configure_pynetdicom()
         waits = self._timeouts
         limits = Limits(
@@ -325,7 +325,7 @@ def _contexts(outgoing: Iterable[OutgoingFile]) -> list[PresentationContext]:
     return [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(own + fallback)]
 
 
-def _send_one(call: _Call, item: OutgoingFile) -> DeliveryOutcome:
+def _send_one(call: Call, item: OutgoingFile) -> DeliveryOutcome:
     if call.failure:
         return DeliveryOutcome(path=item.path, result=DeliveryResult.TRANSIENT, detail=call.failure)
     syntax = call.accepts(item.sop_class_uid, (item.transfer_syntax_uid, *_UNCOMPRESSED))
@@ -349,7 +349,7 @@ def _send_one(call: _Call, item: OutgoingFile) -> DeliveryOutcome:
     )
 
 
-def _not_negotiated(call: _Call, item: OutgoingFile) -> DeliveryOutcome:
+def _not_negotiated(call: Call, item: OutgoingFile) -> DeliveryOutcome:
     results = call.refusals(item.sop_class_uid)
     for_good = bool(results) and results <= {_ABSTRACT_SYNTAX_NOT_SUPPORTED, _TRANSFER_SYNTAXES_NOT_SUPPORTED}
     what = "transfer syntax" if results == {_TRANSFER_SYNTAXES_NOT_SUPPORTED} else "SOP class"

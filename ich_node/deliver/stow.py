@@ -19,7 +19,8 @@ from ich_node.deliver.scu import (
     result_of,
 )
 from ich_node.deliver.store_answer import StoreAnswer, UnreadableAnswer, read_store_answer
-from ich_node.deliver.web_client import NoAnswer, WebAnswer, WebDestination, exchange, shortened
+from ich_node.deliver.web_client import WebAnswer, WebDestination, exchange, shortened
+from ich_node.http_exchange import NoAnswer
 
 _ACCEPT = "application/dicom+json, application/dicom+xml;q=0.5"
 _BLOCK = 2**16

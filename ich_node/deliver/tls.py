@@ -1,23 +1,14 @@
-"""TLS towards a destination, for DICOM and for DICOMweb alike.
-
-The profile is that of the receiver: PS3.15 B.12, see `ich_node.receive.tls`.
-"""
+"""TLS towards a destination, for DICOM and for DICOMweb alike; how, says `ich_node.client_tls`."""
 
 from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ich_node.errors import ConfigurationError
-from ich_node.receive.tls import TLS_1_2_CIPHER_SUITES, TlsFiles, certificate_carries
-from ich_node.receive.tls_files import load_authorities, load_own
-from ich_node.receive.tls_reasons import reason_of
+from ich_node.client_tls import PeerCheck, connection_context
 
-_OTHER_HOST = (62, 64)
-"""X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL."""
-_CIPHERS = ":".join((*TLS_1_2_CIPHER_SUITES, "@SECLEVEL=2"))
+__all__ = ["ClientTls", "PeerCheck", "checking_context"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,94 +21,25 @@ class ClientTls:
     certificate: Path | None = None
     """PEM file with the node's certificate chain, for a destination that asks for one."""
     key: Path | None = None
-    """PEM file with its private key; needed with ``certificate``."""
+    """PEM file with its private key; ``None``: in ``certificate``."""
     expected: str = ""
     """What the destination's certificate must carry: its SHA-256 fingerprint, or a whole subjectAltName.
     Empty: the host that is called, as a browser wants it."""
 
 
-@dataclass(kw_only=True)
-class PeerCheck:
-    """What came of a handshake, for who does not see it happen."""
-
-    refusal: str = ""
-    """Why there is no secured connection, for a person; nothing in it was sent by the peer."""
-
-
-class _OtherCertificate(OSError):
-    """The peer has shown a valid certificate, but another one than it should."""
-
-
 def checking_context(tls: ClientTls, check: PeerCheck) -> ssl.SSLContext:
-    """Make the context of one connection, whose handshake ends with a look at the peer's certificate.
-
-    So nothing is sent to a peer that is not the one that is meant, whichever library makes the handshake.
-
-    Parameters
-    ----------
-    tls
-        Read anew for each connection, so that renewing a certificate needs no restart.
-    check
-        Is told when the handshake fails.
+    """Make the context of one connection to a destination; ``check`` is told when the handshake fails.
 
     Raises
     ------
     ConfigurationError
         A file cannot be used; the message names it and says what to do.
     """
-    context = _context(tls)
-
-    class CheckedSocket(ssl.SSLSocket):
-        def do_handshake(self, block: bool = False) -> None:
-            try:
-                super().do_handshake(block)
-                if tls.expected and not certificate_carries(self, tls.expected):
-                    raise _OtherCertificate("its certificate is not the one that it is bound to")
-            except OSError as error:
-                check.refusal = _of_a_destination(_why(error))
-                raise
-
-        def read(self, len: int = 1024, buffer: Any = None) -> Any:
-            try:
-                return super().read(len, buffer)
-            except ssl.SSLError as error:
-                # Whether the peer takes our certificate shows here: in TLS 1.3 our side of the handshake ends first.
-                if "_ALERT_" in (error.reason or ""):
-                    check.refusal = _of_a_destination(_why(error))
-                raise
-
-    context.sslsocket_class = CheckedSocket
-    return context
-
-
-def _context(tls: ClientTls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
-    context.check_hostname = not tls.expected
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    # A file may hold an issuing authority without its root, or one device's self-signed certificate.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    try:
-        if tls.certificate is not None and tls.key is not None:
-            load_own(context, TlsFiles(certificate=tls.certificate, key=tls.key, ca=tls.certificate))
-        if tls.ca is None:
-            context.load_default_certs()
-        else:
-            load_authorities(context, tls.ca)
-    except ConfigurationError as error:
-        raise ConfigurationError(_of_a_destination(str(error))) from None
-    return context
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OTHER_HOST:
-        return "its certificate is not for the host that is called"
-    if isinstance(error, _OtherCertificate):
-        return str(error)
-    return reason_of(error)
-
-
-def _of_a_destination(words: str) -> str:
-    # The receiver's words for the same faults name the receiver's settings.
-    return words.replace("receiver.tls.", "[[pacs]] ")
+    return connection_context(
+        ca=tls.ca,
+        certificate=tls.certificate,
+        key=tls.key,
+        expected=tls.expected,
+        check=check,
+        table="[[pacs]]",
+    )

@@ -1,4 +1,4 @@
-"""Whom a sender of notices believes: the TLS context of HL7, webhook and e-mail."""
+"""Whom a sender of notices believes, over HL7, webhook and e-mail; how, says `ich_node.client_tls`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from ich_node.errors import ConfigurationError
+from ich_node.client_tls import PeerCheck, connection_context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,22 +20,26 @@ class TlsTrust:
     key_file: Path | None = None
     """Its key, without a pass phrase; ``None``: in ``certificate_file``."""
 
-    def context(self) -> ssl.SSLContext:
-        """Make a context that checks the receiver's certificate and name, TLS 1.2 or later.
+    def context(self, check: PeerCheck | None = None, *, table: str = "the setting") -> ssl.SSLContext:
+        """Make the context of one connection, which checks the receiver's certificate and name.
+
+        Parameters
+        ----------
+        check
+            Is told when the handshake fails.
+        table
+            Of the settings, where the files are named: for the words of an error.
 
         Raises
         ------
         ConfigurationError
             A file is absent, cannot be read, or is not what it should be.
         """
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            if self.certificate_file is not None:
-                # Without this OpenSSL asks the terminal for a pass phrase, and the process stands still.
-                context.load_cert_chain(self.certificate_file, self.key_file, password="")
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            files = ", ".join(str(f) for f in (self.ca_file, self.certificate_file, self.key_file) if f)
-            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise ConfigurationError(f"TLS files cannot be used ({files}): {why}") from error
-        return context
+        return connection_context(
+            ca=self.ca_file,
+            certificate=self.certificate_file,
+            key=self.key_file,
+            expected="",
+            check=check or PeerCheck(),
+            table=table,
+        )

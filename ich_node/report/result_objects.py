@@ -51,8 +51,15 @@ class ResultObject:
     """One object, and who wants it."""
 
     kind: ResultKind
+    form: str = ""
+    """What tells it from the same content in the form that the node itself shows; empty for that."""
     dataset: Dataset
     destinations: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Kind and form, as rows and pages name it."""
+        return f"{self.kind}/{self.form}" if self.form else str(self.kind)
 
 
 def build_result_objects(report: ReadingReport, wishes: Mapping[str, Wish]) -> list[ResultObject]:
@@ -100,7 +107,9 @@ class _Making:
         for (sr_class, with_segmentation), names in forms.items():
             segmentation = self.segmentation if with_segmentation else None
             made = build_structured_report(self._report, sr_class=sr_class, segmentation=segmentation)
-            yield ResultObject(kind=ResultKind.SR, dataset=made, destinations=tuple(names))
+            form = "" if sr_class is SrClass.COMPREHENSIVE_3D else str(sr_class)
+            form = "+".join(part for part in (form, "SEG" if with_segmentation else "") if part)
+            yield ResultObject(kind=ResultKind.SR, form=form, dataset=made, destinations=tuple(names))
 
     def captures(self, wishes: Mapping[str, Wish]) -> Iterator[ResultObject]:
         """The secondary captures in each compression; they are drawn once."""
@@ -111,7 +120,8 @@ class _Making:
         for compression, names in forms.items():
             for capture in drawn:
                 made = compress_capture(capture, compression)
-                yield ResultObject(kind=ResultKind.SC, dataset=made, destinations=tuple(names))
+                form = "" if compression is Compression.NONE else str(compression)
+                yield ResultObject(kind=ResultKind.SC, form=form, dataset=made, destinations=tuple(names))
 
     def others(self, wishes: Mapping[str, Wish]) -> Iterator[ResultObject]:
         """What is made only where somebody wants it."""

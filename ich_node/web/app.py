@@ -15,12 +15,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from ich_node.database import outbox
 from ich_node.database.engine import Database
 from ich_node.database.worklist import result_file, result_files, study_report, worklist, worklist_row
 from ich_node.errors import ConfigurationError, StudyRejected, TransientError
 from ich_node.receive.free_space import FreeSpace
 from ich_node.receive.stow import StoreDesk
 from ich_node.web import display
+from ich_node.web.deliveries_page import delivery_lines
 from ich_node.web.metrics import NodeMetrics
 from ich_node.web.pictures import picture_source, sc_to_png
 from ich_node.web.security import SECURITY_HEADERS, Guard
@@ -106,11 +108,23 @@ class _Pages:
 
     def download(self, sop_instance_uid: str) -> Response:
         """A result object as it was sent to the PACS."""
-        path = self._result_path(sop_instance_uid, kinds=("SC", "SR"))
+        path = self._result_path(sop_instance_uid)
         if not path.is_file():
             raise HTTPException(404, "The object's file is no longer in the results folder.")
         name = f"{sop_instance_uid}.dcm"
         return FileResponse(path, media_type="application/dicom", filename=name, headers=_IMMUTABLE)
+
+    def deliveries(self) -> Response:
+        """What did not reach its destination at once, for who has to mend that."""
+        with self._database.reading() as session:
+            failed = outbox.deliveries(session, failed=True, limit=LINES + 1)
+        now = datetime.now(UTC)
+        return self._render(
+            "deliveries.html",
+            lines=delivery_lines(failed[:LINES], now=now),
+            is_cut=len(failed) > LINES,
+            shown_at=display.local_time(now),
+        )
 
     def live(self) -> Response:
         """Whether this process answers."""
@@ -193,11 +207,11 @@ class _Pages:
             raise HTTPException(404, f"No study {study_instance_uid} is here.")
         return row, report, files
 
-    def _result_path(self, sop_instance_uid: str, *, kinds: tuple[str, ...]) -> Path:
+    def _result_path(self, sop_instance_uid: str, *, kinds: tuple[str, ...] = ()) -> Path:
         _require_uid(sop_instance_uid)
         with self._database.reading() as session:
             found = result_file(session, sop_instance_uid)
-        if found is None or found[0] not in kinds:
+        if found is None or (kinds and found[0] not in kinds):
             raise HTTPException(404, f"No such result object {sop_instance_uid} is here.")
         path = (self._results_dir / found[1]).resolve()
         if not path.is_relative_to(self._results_dir.resolve()):
@@ -241,6 +255,7 @@ def create_app(
         ("/studies/{study_instance_uid}/version", pages.study_version),
         ("/results/{sop_instance_uid}.png", pages.picture),
         ("/results/{sop_instance_uid}.dcm", pages.download),
+        ("/deliveries", pages.deliveries),
         ("/health/live", pages.live),
         ("/health/ready", pages.ready),
         ("/metrics", pages.metrics),

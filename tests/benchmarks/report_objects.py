@@ -95,3 +95,7 @@ def _print(slices: int, rows: dict[str, list[float]]) -> None:
         print(f"{slices:6}  {row:24}{middle:10.0f}{min(seconds) * 1e3:8.0f}{max(seconds) * 1e3:8.0f}")
     ratios = [a / b for a, b in zip(ours, plain, strict=True)]
     print(f"{slices:6}  ours / plain, median of {ROUNDS} rounds: {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    run()

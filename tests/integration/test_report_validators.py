@@ -60,7 +60,6 @@ ACCEPTED_BY_PIXELMED = {
 }
 PIXELMED = Path("/usr/share/java/pixelmed.jar")
 CASES = ("positive", "negative", "any-only", "second run")
-TID_1500 = (SrClass.COMPREHENSIVE_3D, SrClass.COMPREHENSIVE, SrClass.ENHANCED)
 
 
 def _program(name: str) -> str:
@@ -222,19 +221,21 @@ def _pixelmed_errors(path: Path) -> list[str]:
     limits = [f"-Djdk.xml.xpath{what}Limit=0" for what in ("TotalOp", "ExprOp", "ExprGrp")]
     command = [java, *limits, "-XX:TieredStopAtLevel=1", "-cp", str(PIXELMED)]
     command += ["com.pixelmed.validate.DicomSRValidator", str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     lines = (run.stdout + run.stderr).splitlines()
     assert "IOD validation complete" in lines, lines
     complaints = [line for line in lines if line.startswith(("Error", "Warning"))]
     return [line for line in complaints if not any(re.fullmatch(p, line) for p in ACCEPTED_BY_PIXELMED)]
 
 
-@pytest.mark.parametrize("sr_class", TID_1500)
-@pytest.mark.parametrize("case", ["positive", "negative"])
+@pytest.mark.parametrize(
+    ("suspicion", "sr_class"),
+    [(0.9, SrClass.COMPREHENSIVE_3D), (0.9, SrClass.ENHANCED), (0.1, SrClass.COMPREHENSIVE)],
+)
 def test_pixelmed_finds_the_template_in_the_structured_report(
-    case: str, sr_class: SrClass, tmp_path: Path
+    suspicion: float, sr_class: SrClass, tmp_path: Path
 ) -> None:
-    report = make_report(0.9 if case == "positive" else 0.1, shape=(3, 64, 64))
+    report = make_report(suspicion, shape=(1, 64, 64))
     path = tmp_path / "sr.dcm"
     build_structured_report(report, sr_class=sr_class).save_as(path, enforce_file_format=True)
     assert _pixelmed_errors(path) == []
@@ -242,7 +243,7 @@ def test_pixelmed_finds_the_template_in_the_structured_report(
 
 def test_pixelmed_finds_the_template_in_the_groups_of_segments(tmp_path: Path) -> None:
     """It holds all groups of a report to one template, so those of segments are looked at alone."""
-    report = make_report(0.9, shape=(3, 64, 64))
+    report = make_report(0.9, shape=(1, 64, 64))
     document = build_structured_report(report, segmentation=build_segmentation(report))
     (groups,) = (
         item

@@ -189,6 +189,22 @@ def test_delivery_shows_once_every_object_is_sent(studies: StoredStudies, browse
     assert now.astimezone().strftime("%H:%M %Z") in row
 
 
+def test_what_was_not_delivered_stands_on_a_page_with_the_words_of_the_pacs(
+    studies: StoredStudies, browser: Browser
+) -> None:
+    fill(studies)
+    page = Text(browser.get("/deliveries").text).text
+    assert "Every result that was sent has reached its destination" in page
+    refused = studies.deliver(at=datetime.now(UTC), refusal="0xC123 cannot understand <b>this</b>")
+    answer = browser.get("/deliveries")
+    assert "<b>this</b>" not in answer.text
+    page = Text(answer.text).text
+    assert page.count("0xC123 cannot understand") == refused == 6
+    assert "Given up: a person must look" in page
+    assert "ich-node deliveries --failed --retry" in page
+    assert f'href="/studies/{STAT}"' in answer.text
+
+
 @pytest.mark.parametrize("state", list(StudyState))
 @pytest.mark.parametrize("priority", list(Priority))
 @pytest.mark.parametrize("reason", [None, RejectionReason.TOO_FEW_SLICES])
@@ -275,7 +291,7 @@ def test_study_page_tells_everything(studies: StoredStudies, browser: Browser) -
         "Subdural",
         "93 %",
         "<1 %",
-        "PACS : Sent, 3 of 3 objects",
+        "PACS : Delivered, 3 of 3 objects",
         "Archive : Given up: a person must look, 0 of 3 objects",
         "0xA700 Out of resources",
         "6 slices; highest in slice 3 from below",
