@@ -82,6 +82,10 @@ ACR_CATEGORY_1 = CodedConcept(
 
 # the report's own structure
 IMAGING_MEASUREMENT_REPORT = _dcm("126000", "Imaging Measurement Report")
+DIAGNOSTIC_IMAGING_REPORT = CodedConcept(
+    value="18748-4", scheme_designator="LN", meaning="Diagnostic Imaging Report"
+)
+"""Title of reports without measurements (CID 7000): some viewers look for measurements by the other."""
 LANGUAGE = _dcm("121049", "Language of Content Item and Descendants")
 ENGLISH = CodedConcept(value="en-US", scheme_designator="RFC5646", meaning="English (United States)")
 PROCEDURE_REPORTED = _dcm("121058", "Procedure reported")

@@ -105,19 +105,21 @@ def exchange(request: Request, timeouts: HttpTimeouts) -> Iterator[HttpAnswer]:
     """
     check = PeerCheck()
     url = _parsed(request)
-    with contextlib.closing(_connected(request, url, check, timeouts)) as connection:
-        with _Deadline(connection, timeouts.answer_s) as deadline:
-            hearing = _Hearing(request.to, url.host or "", check, deadline)
-            with hearing:
-                _send(connection, request, url.request_uri, timeouts)
-                response = connection.getresponse()
-            with contextlib.closing(response):
-                yield HttpAnswer(
-                    status=response.status,
-                    reason=response.reason or "",
-                    headers=response.headers,
-                    content=_content(response, hearing),
-                )
+    with (
+        contextlib.closing(_connected(request, url, check, timeouts)) as connection,
+        _Deadline(connection, timeouts.answer_s) as deadline,
+    ):
+        hearing = _Hearing(request.to, url.host or "", check, deadline)
+        with hearing:
+            _send(connection, request, url.request_uri, timeouts)
+            response = connection.getresponse()
+        with contextlib.closing(response):
+            yield HttpAnswer(
+                status=response.status,
+                reason=response.reason or "",
+                headers=response.headers,
+                content=_content(response, hearing),
+            )
 
 
 class _Deadline:

@@ -4,7 +4,7 @@ its speed is measured against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from highdicom.sr import (
     ContainerContentItem,
     ContentItem,
     ContentSequence,
+    CoordinatesForMeasurement,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
     GraphicTypeValues,
@@ -48,8 +49,10 @@ from ich_node.report.image_library import code
 from ich_node.report.measurements import MAX_SOURCE_IMAGES, PRESENCE_OF, presence
 from ich_node.report.reading_report import DEVICE_NAME, MANUFACTURER
 from ich_node.report.uids import device_uid, result_uid, tracking_uid
+from ich_node.report.viewport import head_bounds
 from ich_node.report.wording import (
     DISCLAIMER,
+    HEADLINE,
     SUBTYPE_NAME,
     algorithm_line,
     conclusion,
@@ -195,16 +198,32 @@ def measurement_groups(report: ReadingReport) -> list[Group]:
     """Every group of the report: study, subtypes as the model orders them, then places from the lowest slice
     up.
     """
-    groups: list[Group] = [_study_group(report)]
-    groups.extend(_subtype_group(report, subtype) for subtype in report.finding.subtypes)
+    order = sorted(range(len(report.finding.slices)), key=_suspicion_of(report, IchSubtype.ANY))
+    groups: list[Group] = [_study_group(report, order.pop(0))]
+    for subtype in report.finding.subtypes:
+        order.sort(key=_suspicion_of(report, subtype))
+        groups.append(_subtype_group(report, subtype, order.pop(0)))
     for index, finding in enumerate(report.finding.slices):
         groups.extend(_place_group(report, index, n, place) for n, place in enumerate(finding.localizations))
     return groups
 
 
-def _study_group(report: ReadingReport) -> MeasurementsAndQualitativeEvaluations:
+def _suspicion_of(report: ReadingReport, subtype: IchSubtype) -> Callable[[int], tuple[float, int]]:
+    return lambda index: (-report.finding.slices[index].probabilities[subtype], index)
+
+
+def _with_comments(group: Group, *lines: str) -> Group:
+    """Behind the number; highdicom has no place for them."""
+    items = group[0].ContentSequence
+    number = next(n for n, item in enumerate(items) if item.ValueType == "NUM")
+    for offset, line in enumerate(lines, start=1):
+        items.insert(number + offset, _text(codes.COMMENT, line))
+    return group
+
+
+def _study_group(report: ReadingReport, shown: int) -> Group:
     finding = report.finding
-    return MeasurementsAndQualitativeEvaluations(
+    group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(report, "study"), identifier="Intracranial hemorrhage in the study"
         ),
@@ -212,7 +231,7 @@ def _study_group(report: ReadingReport) -> MeasurementsAndQualitativeEvaluations
         finding_category=code(codes.ACR_CATEGORY_1) if finding.priority is not Priority.ROUTINE else None,
         algorithm_id=_algorithm(report),
         finding_sites=[FindingSite(anatomic_location=code(codes.INTRACRANIAL))],
-        measurements=[_certainty(finding.suspicion)],
+        measurements=[_certainty(finding.suspicion, _head(report, shown))],
         qualitative_evaluations=[_presence(PRESENCE_OF[finding.priority])],
         source_images=[
             SourceImageForMeasurementGroup(
@@ -224,12 +243,13 @@ def _study_group(report: ReadingReport) -> MeasurementsAndQualitativeEvaluations
         ]
         or None,
     )
+    return _with_comments(group, HEADLINE[finding.priority], DISCLAIMER)
 
 
-def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> MeasurementsAndQualitativeEvaluations:
+def _subtype_group(report: ReadingReport, subtype: IchSubtype, shown: int) -> Group:
     score = report.finding.subtypes[subtype]
     found = presence(report, score)
-    return MeasurementsAndQualitativeEvaluations(
+    group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(report, subtype), identifier=f"{SUBTYPE_NAME[subtype]} hemorrhage in the study"
         ),
@@ -237,9 +257,10 @@ def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> MeasurementsAn
         finding_category=code(codes.ACR_CATEGORY_1) if found is not codes.ABSENT else None,
         algorithm_id=_algorithm(report),
         finding_sites=[FindingSite(anatomic_location=code(codes.SITE_OF[subtype]))],
-        measurements=[_certainty(score)],
+        measurements=[_certainty(score, _head(report, shown))],
         qualitative_evaluations=[_presence(found)],
     )
+    return _with_comments(group, f"{SUBTYPE_NAME[subtype]} hemorrhage")
 
 
 def _place_group(
@@ -282,8 +303,30 @@ def _region(report: ReadingReport, index: int, place: Localization) -> ImageRegi
     )
 
 
-def _certainty(score: float) -> Measurement:
-    return Measurement(name=code(codes.CERTAINTY_OF_FINDING), value=percent(score), unit=code(codes.PERCENT))
+def _head(report: ReadingReport, index: int) -> CoordinatesForMeasurement:
+    """The head on a slice."""
+    left, top, right, bottom = head_bounds(report, [index])
+    outline = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    image = report.source_images[index]
+    return CoordinatesForMeasurement(
+        graphic_type=GraphicTypeValues.POLYLINE,
+        graphic_data=np.asarray(outline, dtype=np.float64),
+        source_image=SourceImageForRegion(
+            referenced_sop_class_uid=str(image.SOPClassUID),
+            referenced_sop_instance_uid=str(image.SOPInstanceUID),
+            referenced_frame_numbers=report.referenced_frames(index),
+        ),
+        purpose=code(codes.IMAGE_REGION),
+    )
+
+
+def _certainty(score: float, inferred_from: CoordinatesForMeasurement | None = None) -> Measurement:
+    return Measurement(
+        name=code(codes.CERTAINTY_OF_FINDING),
+        value=percent(score),
+        unit=code(codes.PERCENT),
+        referenced_coordinates=None if inferred_from is None else [inferred_from],
+    )
 
 
 def _presence(found: codes.CodedConcept) -> QualitativeEvaluation:

@@ -206,7 +206,7 @@ def _application(files: Path, pacs: httpx.Client) -> Starlette:
     def dicomweb(request: Request) -> Response:
         # Orthanc writes the host that it is asked by into the addresses of bulk data.
         wanted = {name: request.headers[name] for name in ("host", "accept") if name in request.headers}
-        answer = pacs.get(request.url.path, params=request.query_params.multi_items(), headers=wanted)
+        answer = pacs.get(request.url.path, params=str(request.query_params), headers=wanted)
         return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
 
     def file(request: Request) -> Response:

@@ -9,7 +9,7 @@ from datetime import datetime
 from sqlalchemy import case, func, literal_column, or_, select
 from sqlalchemy.orm import Session
 
-from ich_node.database.outbox import DeliveryState
+from ich_node.database.outbox import UNDELIVERED, DeliveryState
 from ich_node.database.tables import InstanceRow, OutboxRow, ReadingRow, RemovalRow, SeriesRow, StudyRow
 from ich_node.findings import StudyState
 
@@ -116,7 +116,7 @@ def outbox_standing(session: Session) -> list[OutboxStanding]:
                 "oldest_unconfirmed_at"
             ),
         )
-        .where(OutboxRow.state != DeliveryState.DELIVERED)
+        .where(OutboxRow.state.in_([str(state) for state in UNDELIVERED]))
         .group_by(OutboxRow.destination)
         .order_by(OutboxRow.destination)
     )

@@ -30,6 +30,10 @@ class DeliveryState(StrEnum):
     """Given up or refused for good; a person must look."""
 
 
+UNDELIVERED = (DeliveryState.PENDING, DeliveryState.SENT, DeliveryState.DEAD)
+"""Few rows of many; a query that names them finds them by index."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
     """One object that this process may send now."""
@@ -251,4 +255,5 @@ def _has_failed() -> ColumnElement[bool]:
     """Dead, failed at least once, or taken and then not confirmed at least twice."""
     waits = (OutboxRow.state == DeliveryState.PENDING) & OutboxRow.note.is_not(None)
     doubtful = (OutboxRow.state == DeliveryState.SENT) & (OutboxRow.confirm_attempts > CONFIRMED_SOON)
-    return or_(OutboxRow.state == DeliveryState.DEAD, waits, doubtful)
+    undelivered = OutboxRow.state.in_([str(state) for state in UNDELIVERED])
+    return undelivered & or_(OutboxRow.state == DeliveryState.DEAD, waits, doubtful)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import time
@@ -140,10 +141,12 @@ def _judged(answer: HttpAnswer, secrets: tuple[str, ...]) -> NoticeOutcome:
 
 
 def _beginning(answer: HttpAnswer) -> str:
-    try:
-        words = next(answer.content, b"")
-    except NoAnswer:
-        words = b""  # the status has been said; the words are an extra
+    words = bytearray()
+    with contextlib.suppress(NoAnswer):  # the status has been said; the words are an extra
+        for piece in answer.content:
+            words += piece
+            if len(words) >= _MAX_WORDS_BYTES:
+                break
     return words[:_MAX_WORDS_BYTES].decode("utf-8", errors="replace")
 
 

@@ -95,6 +95,7 @@ def number_item(
     value: float,
     unit: CodedConcept,
     relationship: Relationship = Relationship.CONTAINS,
+    children: Iterable[ContentItem] = (),
 ) -> ContentItem:
     """NUM; a float comes with its Floating Point Value (0040,A161), for decimal strings hold 16 characters."""
     return ContentItem(
@@ -102,6 +103,7 @@ def number_item(
         name=name,
         relationship=relationship,
         value=((_MEASURED_VALUE, _measured_value(value, unit)),),
+        children=tuple(children),
     )
 
 
@@ -138,6 +140,7 @@ def region_item(
     graphic_type: str,
     points: Iterable[tuple[float, float]],
     source: ContentItem,
+    relationship: Relationship = Relationship.CONTAINS,
 ) -> ContentItem:
     """SCOORD (PS3.3 C.18.6): (column, row) image coordinates on the image that it is selected from."""
     graphic_data = [coordinate for point in points for coordinate in point]
@@ -145,7 +148,7 @@ def region_item(
     return ContentItem(
         value_type="SCOORD",
         name=name,
-        relationship=Relationship.CONTAINS,
+        relationship=relationship,
         value=(
             (_GRAPHIC_DATA, _short_element(_GRAPHIC_DATA, b"FL", packed)),
             (_GRAPHIC_TYPE, _short_element(_GRAPHIC_TYPE, b"CS", graphic_type.encode())),

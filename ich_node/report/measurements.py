@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from pydicom import Dataset
@@ -24,7 +24,15 @@ from ich_node.report.content_items import (
 )
 from ich_node.report.reading_report import MANUFACTURER, ReadingReport
 from ich_node.report.uids import result_uid, tracking_uid
-from ich_node.report.wording import SUBTYPE_NAME, algorithm_parameters, percent, slice_name
+from ich_node.report.viewport import head_bounds
+from ich_node.report.wording import (
+    DISCLAIMER,
+    HEADLINE,
+    SUBTYPE_NAME,
+    algorithm_parameters,
+    percent,
+    slice_name,
+)
 
 MAX_SOURCE_IMAGES = 8
 """Most suspicious slices that the study's group names as its source."""
@@ -39,14 +47,19 @@ PRESENCE_OF: dict[Priority, codes.CodedConcept] = {
 def measurement_groups(report: ReadingReport, segmentation: Dataset | None) -> list[ContentItem]:
     """Every group of the report: study, subtypes as the model orders them, then places from the lowest slice
     up, then segments.
+
+    A group that is about no place has the head on its most suspicious slice as the region that its number is
+    inferred from (TID 300, TID 320): OHIF, for one, shows nothing of a report in which a group has no coordinates,
+    and opens it where those of the first group lie.
     """
-    groups = [_study_group(report)]
-    groups.extend(_subtype_group(report, subtype) for subtype in report.finding.subtypes)
+    slices = _SlicesToShow(report)
+    groups = [_study_group(report, slices)]
+    groups.extend(_subtype_group(report, subtype, slices) for subtype in report.finding.subtypes)
     for index, finding in enumerate(report.finding.slices):
         groups.extend(_place_group(report, index, n, place) for n, place in enumerate(finding.localizations))
     if segmentation is not None:
         groups.extend(
-            _segment_group(report, segmentation, number, subtype)
+            _segment_group(report, segmentation, number, subtype, slices)
             for subtype, number in segment_numbers(report, segmentation).items()
         )
     return groups
@@ -84,7 +97,27 @@ def segment_numbers(report: ReadingReport, segmentation: Dataset) -> dict[IchSub
     return numbers
 
 
-def _study_group(report: ReadingReport) -> ContentItem:
+class _SlicesToShow:
+    """Which slice a group of the study or of a class opens on: its most suspicious one that no other has.
+
+    Viewers write the texts of all groups on a slice over each other.
+    """
+
+    def __init__(self, report: ReadingReport) -> None:
+        self._report = report
+        self._taken: set[int] = set()
+
+    def take(self, subtype: IchSubtype) -> int:
+        """Choose the slice for one more group."""
+        slices = self._report.finding.slices
+        scores = [one.probabilities.get(subtype, one.probabilities[IchSubtype.ANY]) for one in slices]
+        free = [index for index in range(len(slices)) if index not in self._taken] or range(len(slices))
+        chosen = max(free, key=lambda index: (scores[index], -index))
+        self._taken.add(chosen)
+        return chosen
+
+
+def _study_group(report: ReadingReport, slices: _SlicesToShow) -> ContentItem:
     finding = report.finding
     sources = [
         image_item(
@@ -101,12 +134,14 @@ def _study_group(report: ReadingReport) -> ContentItem:
         tracking=("Intracranial hemorrhage in the study", _tracking_uid(report, IchSubtype.ANY)),
         actionable=finding.priority is not Priority.ROUTINE,
         score=finding.suspicion,
+        region=_head_region(report, slices.take(IchSubtype.ANY)),
+        comments=(HEADLINE[finding.priority], DISCLAIMER),
         others=[code_item(codes.PRESENCE, PRESENCE_OF[finding.priority]), *sources],
         template="1501",
     )
 
 
-def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> ContentItem:
+def _subtype_group(report: ReadingReport, subtype: IchSubtype, slices: _SlicesToShow) -> ContentItem:
     score = report.finding.subtypes[subtype]
     found = presence(report, score)
     return _group(
@@ -115,6 +150,8 @@ def _subtype_group(report: ReadingReport, subtype: IchSubtype) -> ContentItem:
         tracking=(f"{SUBTYPE_NAME[subtype]} hemorrhage in the study", _tracking_uid(report, subtype)),
         actionable=found is not codes.ABSENT,
         score=score,
+        region=_head_region(report, slices.take(subtype)),
+        comments=(f"{SUBTYPE_NAME[subtype]} hemorrhage",),
         others=[code_item(codes.PRESENCE, found)],
         template="1501",
     )
@@ -127,13 +164,13 @@ def _place_group(report: ReadingReport, index: int, number: int, place: Localiza
         place.subtype,
         tracking=(name, result_uid(report, f"place/{report.slice_key(index)}/{number}")),
         score=place.score,
-        others=[_region(report, index, place)],
+        others=[_place_region(report, index, place)],
         template="1410",
     )
 
 
 def _segment_group(
-    report: ReadingReport, segmentation: Dataset, number: int, subtype: IchSubtype
+    report: ReadingReport, segmentation: Dataset, number: int, subtype: IchSubtype, slices: _SlicesToShow
 ) -> ContentItem:
     """Where the likelihood of a class lies; its score is that of the study, its tracking that of the finding."""
     finding = report.finding
@@ -149,6 +186,7 @@ def _segment_group(
         subtype,
         tracking=(f"{name} hemorrhage in the study, likelihood", _tracking_uid(report, subtype)),
         score=finding.suspicion if subtype is IchSubtype.ANY else finding.subtypes.get(subtype),
+        region=_head_region(report, slices.take(subtype)),
         others=[segment, uid_item(codes.SOURCE_SERIES_FOR_SEGMENTATION, report.series_instance_uid)],
         template="1411",
     )
@@ -167,8 +205,18 @@ def _group(
     others: Iterable[ContentItem],
     template: str,
     actionable: bool = False,
+    region: ContentItem | None = None,
+    comments: Iterable[str] = (),
 ) -> ContentItem:
-    """Return a group with what all of them have: tracking, finding, site, algorithm and certainty."""
+    """Return a group with what all of them have: tracking, finding, site, algorithm and certainty.
+
+    Parameters
+    ----------
+    region
+        What the certainty is inferred from, in a group that has no place of its own.
+    comments
+        A few words for viewers that show no codes.
+    """
     identifier, uid = tracking
     items = [
         text_item(codes.TRACKING_IDENTIFIER, identifier, Relationship.HAS_OBS_CONTEXT),
@@ -180,7 +228,12 @@ def _group(
     items.append(code_item(codes.FINDING_SITE, codes.SITE_OF[subtype], Relationship.HAS_CONCEPT_MOD))
     items.extend(_algorithm(report))
     if score is not None:
-        items.append(number_item(codes.CERTAINTY_OF_FINDING, percent(score), codes.PERCENT))
+        inferred_from = () if region is None else (region,)
+        certainty = number_item(
+            codes.CERTAINTY_OF_FINDING, percent(score), codes.PERCENT, children=inferred_from
+        )
+        items.append(certainty)
+    items.extend(text_item(codes.COMMENT, line) for line in comments)
     return container(codes.MEASUREMENT_GROUP, [*items, *others], template=template)
 
 
@@ -196,16 +249,31 @@ def _algorithm(report: ReadingReport) -> list[ContentItem]:
     return [text_item(name, value, Relationship.HAS_CONCEPT_MOD) for name, value in facts]
 
 
-def _region(report: ReadingReport, index: int, place: Localization) -> ContentItem:
-    """SCOORD (PS3.3 C.18.6): a point, or the closed outline of a box."""
-    image = report.source_images[index]
-    rows, columns = report.hu.shape[1:]
+def _head_region(report: ReadingReport, index: int) -> ContentItem:
+    """SCOORD around the head on one slice."""
+    left, top, right, bottom = head_bounds(report, [index])
+    outline = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return _region(report, index, outline, Relationship.INFERRED_FROM)
+
+
+def _place_region(report: ReadingReport, index: int, place: Localization) -> ContentItem:
+    """SCOORD of a point, or of the closed outline of a box."""
     if place.kind == "point":
         x, y = place.coordinates
-        outline = [(x, y)]
-    else:
-        left, top, right, bottom = place.coordinates
-        outline = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+        return _region(report, index, [(x, y)])
+    left, top, right, bottom = place.coordinates
+    return _region(report, index, [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+
+
+def _region(
+    report: ReadingReport,
+    index: int,
+    outline: Sequence[tuple[float, float]],
+    relationship: Relationship = Relationship.CONTAINS,
+) -> ContentItem:
+    """SCOORD (PS3.3 C.18.6) within a slice, selected from its image."""
+    image = report.source_images[index]
+    rows, columns = report.hu.shape[1:]
     source = image_item(
         codes.SOURCE,
         str(image.SOPClassUID),
@@ -214,4 +282,6 @@ def _region(report: ReadingReport, index: int, place: Localization) -> ContentIt
         frames=report.referenced_frames(index),
     )
     inside = [(float(np.clip(x, 0, columns)), float(np.clip(y, 0, rows))) for x, y in outline]
-    return region_item(codes.IMAGE_REGION, "POINT" if place.kind == "point" else "POLYLINE", inside, source)
+    return region_item(
+        codes.IMAGE_REGION, "POINT" if len(outline) == 1 else "POLYLINE", inside, source, relationship
+    )

@@ -70,7 +70,8 @@ class NotReadReport:
 def build_not_read_report(report: NotReadReport, *, sr_class: SrClass = SrClass.COMPREHENSIVE_3D) -> Dataset:
     """Write that a study was not read, and why.
 
-    It has no measurement and no finding: whoever looks for one finds none, present or absent. Evidence is every
+    In the shape of TID 2000 whatever the class: it has no measurement and no finding, and whoever looks for one finds
+    none, present or absent. Evidence is every
     image of ``source_images`` that can be referred to. The UIDs follow from study, attempt, reason, detail, version
     of this node and class.
 
@@ -81,13 +82,14 @@ def build_not_read_report(report: NotReadReport, *, sr_class: SrClass = SrClass.
     """
     device_uid = derived_uid("device", DEVICE_NAME, __version__)
     observer = DeviceObserver(uid=device_uid, model_name=DEVICE_NAME, serial_number=__version__)
-    is_text = sr_class is SrClass.BASIC_TEXT
-    heading = codes.CONCLUSIONS if is_text else codes.QUALITATIVE_EVALUATIONS
     document = SrDocument(
         source=report.source_images[0],
-        title=codes.IMAGING_MEASUREMENT_REPORT,
-        template="2000" if is_text else "1500",
-        content=[*opening(observer, codes.IMAGING_PROCEDURE), container(heading, _statements(report))],
+        title=codes.DIAGNOSTIC_IMAGING_REPORT,
+        template="2000",
+        content=[
+            *opening(observer, codes.IMAGING_PROCEDURE),
+            container(codes.CONCLUSIONS, _statements(report)),
+        ],
         sop_class_uid=sr_class.sop_class_uid,
         sop_instance_uid=_uid(report, sr_class.role("sr")),
         series_instance_uid=_uid(report, sr_class.role("sr-series")),

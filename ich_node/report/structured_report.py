@@ -62,7 +62,7 @@ def build_structured_report(
     objects = [*report.source_images, *([] if segmentation is None else [segmentation])]
     document = SrDocument(
         source=report.source_images[0],
-        title=codes.IMAGING_MEASUREMENT_REPORT,
+        title=codes.DIAGNOSTIC_IMAGING_REPORT if is_text else codes.IMAGING_MEASUREMENT_REPORT,
         template="2000" if is_text else "1500",
         content=[
             *opening(_observer(report), codes.CT_OF_HEAD),

@@ -71,19 +71,25 @@ def whole_slice(report: ReadingReport, width: int = PAGE_WIDTH) -> Viewport:
     )
 
 
-def head_region(report: ReadingReport, indices: list[int], size: int) -> Viewport:
-    """Return the square viewport of ``size`` pixels that fits around the head on the given slices."""
+def head_bounds(report: ReadingReport, indices: list[int]) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the head on the given slices, in image coordinates."""
     rows, columns = report.hu.shape[1:]
     tissue = np.logical_or.reduce([report.hu[i] > TISSUE_FROM_HU for i in indices])
     # A line counts as head from a fiftieth of the width on: the table's edge and noise do not.
     across = np.flatnonzero(tissue.sum(axis=0) > rows / 50)
     down = np.flatnonzero(tissue.sum(axis=1) > columns / 50)
     if across.size == 0 or down.size == 0:
-        across, down = np.array([0, columns - 1]), np.array([0, rows - 1])
+        return 0, 0, columns, rows
+    return int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1
+
+
+def head_region(report: ReadingReport, indices: list[int], size: int) -> Viewport:
+    """Return the square viewport of ``size`` pixels that fits around the head on the given slices."""
+    left, top, right, bottom = head_bounds(report, indices)
     aspect = _aspect(report)
-    side = 1.04 * max(across[-1] - across[0] + 1, (down[-1] - down[0] + 1) * aspect)
+    side = 1.04 * max(right - left, (bottom - top) * aspect)
     scale = size / side
-    center_x, center_y = (across[0] + across[-1] + 1) / 2, (down[0] + down[-1] + 1) / 2
+    center_x, center_y = (left + right) / 2, (top + bottom) / 2
     return Viewport(
         left=float(center_x - side / 2),
         top=float(center_y - side / aspect / 2),

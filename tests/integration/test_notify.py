@@ -412,6 +412,38 @@ def test_no_secret_is_shown_even_where_the_server_echoes_it(
     assert len(outcome.detail) <= 200
 
 
+def test_a_damaged_header_does_not_bring_the_url_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def serve(connection: socket.socket) -> None:
+        received = connection.recv(65536)
+        while not received.endswith(b"}"):
+            received += connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: 1\r\nno header\r\nContent-Length: 0\r\n\r\n")
+
+    with server_of(serve) as port:
+        url = f"http://{HOST}:{port}/token-in-path"
+        endpoint = WebhookEndpoint(url=url, secret=SECRET, plain_http_allowed=True, timeout_s=WAIT_S)
+        assert post_notice(notice(), endpoint).result is SENT
+    assert "token" not in caplog.text
+
+
+def test_a_path_goes_out_percent_encoded_and_is_hidden_in_both_forms(authority: Authority) -> None:
+    web = Web(status=400)
+    with web_server(web, authority) as endpoint:
+        spoken = replace(endpoint, url=endpoint.url.replace("/hook/token-in-path", "/schlüssel 1%2F"))
+        web.body = f"{spoken.url} /schl%C3%BCssel%201%2F?key=token-in-query".encode()
+        outcome = post_notice(notice(), spoken)
+    ((path, _, _),) = web.got
+    assert path == "/schl%C3%BCssel%201%2F?key=token-in-query"
+    assert outcome.detail == "HTTP 400 Bad Request: *** ***"
+
+
+def test_a_web_server_that_asks_for_weeks_is_left_alone_for_an_hour(authority: Authority) -> None:
+    with web_server(Web(status=503, headers={"Retry-After": "2000000"}), authority) as endpoint:
+        assert post_notice(notice(), endpoint).retry_after_s == 3600.0
+
+
 def test_a_web_server_of_a_stranger_gets_nothing(authority: Authority) -> None:
     web = Web()
     with web_server(web, authority) as endpoint:
@@ -421,20 +453,26 @@ def test_a_web_server_of_a_stranger_gets_nothing(authority: Authority) -> None:
             post_notice(notice(), replace(endpoint, trust=TlsTrust(ca_file=Path("absent.pem")))),
         ]
     assert [outcome.result for outcome in outcomes] == [TRANSIENT] * 3
-    assert "certificate verify failed" in outcomes[0].detail.lower()
+    assert "unknown authority, that is, of none in [[webhook]] ca" in outcomes[0].detail
+    assert "not for the host that is called" in outcomes[1].detail
+    assert outcomes[2].detail.startswith("[[webhook]] ca: absent.pem does not exist")
     assert web.got == []
 
 
 @pytest.mark.parametrize(
-    ("first", "piece"),
+    ("first", "piece", "result", "detail"),
     [
-        (b"", b""),
-        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
-        (b"HTTP/1.1 500 No\r\nContent-Length: 4000\r\n\r\n", b"x"),
+        (b"", b"", TRANSIENT, "localhost did not answer in time"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x", TRANSIENT, "localhost did not answer in time"),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 4000\r\n\r\n", b"x", TRANSIENT, "HTTP 500 No"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 4000\r\n\r\n", b"x", REFUSED, "HTTP 404 No"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n", b"x", SENT, "HTTP 200 OK"),
     ],
-    ids=["silent", "dribbling a header", "dribbling a body"],
+    ids=["silent", "dribbling a header", "dribbling an error", "dribbling a refusal", "dribbling success"],
 )
-def test_a_slow_web_server_is_not_waited_for(first: bytes, piece: bytes) -> None:
+def test_a_slow_web_server_is_not_waited_for(
+    first: bytes, piece: bytes, result: NoticeResult, detail: str
+) -> None:
     def serve(connection: socket.socket) -> None:
         connection.sendall(first)
         dribble(connection, piece) if piece else wait_for_the_end(connection)
@@ -446,8 +484,20 @@ def test_a_slow_web_server_is_not_waited_for(first: bytes, piece: bytes) -> None
         )
         outcome = post_notice(notice(), endpoint)
         seconds = time.monotonic() - begin
-    assert outcome.result is TRANSIENT
-    assert "did not answer in time" in outcome.detail
+    assert (outcome.result, outcome.detail.rstrip(": x")) == (result, detail)
+    assert seconds < SHORT_S + SLACK_S
+
+
+def test_a_handshake_that_does_not_come_is_not_waited_for(authority: Authority) -> None:
+    begin = time.monotonic()
+    with server_of(wait_for_the_end) as port:
+        url = f"https://{HOST}:{port}/"
+        endpoint = WebhookEndpoint(
+            url=url, secret=SECRET, trust=authority.trust, connection_timeout_s=SHORT_S
+        )
+        outcome = post_notice(notice(), endpoint)
+        seconds = time.monotonic() - begin
+    assert (outcome.result, "timed out" in outcome.detail) == (TRANSIENT, True)
     assert seconds < SHORT_S + SLACK_S
 
 

@@ -262,16 +262,12 @@ def test_pixelmed_finds_the_template_in_a_report_of_a_study_that_was_not_read(tm
 
 
 def test_pixelmed_finds_faults(tmp_path: Path) -> None:
-    """A report whose procedure is left out breaks a mandatory row of TID 1500."""
+    """A language that is none breaks TID 1204."""
     document = build_structured_report(make_report(0.1, shape=(1, 64, 64)))
-    document.ContentSequence = [
-        item
-        for item in document.ContentSequence
-        if item.ConceptNameCodeSequence[0].CodeValue != codes.PROCEDURE_REPORTED.value
-    ]
+    document.ContentSequence[0].ConceptCodeSequence[0].CodeValue = "head"
     path = tmp_path / "sr.dcm"
     document.save_as(path, enforce_file_format=True)
-    assert any("Procedure reported" in line for line in _pixelmed_errors(path))
+    assert any("LanguageOfContentItem" in line for line in _pixelmed_errors(path))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -254,7 +254,7 @@ def test_words_cover_every_code() -> None:
     assert set(STATE) == set(StudyState)
     assert set(PRIORITY) == set(Priority)
     assert set(SUBTYPE) == set(IchSubtype)
-    assert set(DELIVERY) == {"PENDING", "SENT", "DEAD"}
+    assert set(DELIVERY) == {"PENDING", "SENT", "DELIVERED", "DEAD"}
 
 
 # one study
