@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from pydicom.uid import UID
 
 from ich_node.codes import IMPLEMENTATION_CLASS_UID
+from ich_node.deliver import commitment, stow
+from ich_node.deliver.query import STUDY_ROOT_FIND_SOP_CLASS_UID
+from ich_node.deliver.scu import DeliveryResult, Timeouts, result_of
 from ich_node.receive.accepted import STORAGE_SOP_CLASS_UIDS, TRANSFER_SYNTAXES, UNCOMPRESSED
 from ich_node.receive.admission import StorageStatus
 from ich_node.receive.commitment import FailureReason
@@ -22,6 +26,10 @@ from ich_node.receive.limits import Limits
 from ich_node.receive.scp import VERIFICATION_SOP_CLASS_UID, Rejection
 from ich_node.receive.spool import IMPLEMENTATION_VERSION_NAME
 from ich_node.receive.tls import TLS_1_2_CIPHER_SUITES
+from ich_node.report.compression import Compression
+from ich_node.report.result_objects import ResultKind, Wish, build_result_objects
+from ich_node.report.sr_class import SrClass
+from tests.report_builders import make_report
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "conformance.md"
 _BLOCK = re.compile(r"(<!-- table: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -75,8 +83,23 @@ _REJECTION_WORDS = {
     Rejection.PROTOCOL_VERSION_NOT_SUPPORTED: "protocol version bit 0 is not set",
     Rejection.LOCAL_LIMIT_EXCEEDED: "too many associations are open, in all or from this peer",
 }
+_RESULT_WORDS = {
+    ResultKind.SR: "structured report",
+    ResultKind.SC: "summary and overlays",
+    ResultKind.SEG: "segmentation",
+    ResultKind.GSPS: "presentation state",
+    ResultKind.KOS: "key images",
+    ResultKind.PM: "parametric map",
+}
+_TAKEN_WORDS = {
+    DeliveryResult.SENT: "taken",
+    DeliveryResult.WARNING: "taken; the words of the PACS are kept beside it",
+    DeliveryResult.REFUSED: "given up: the same object will be refused again",
+}
+_NOT_STORED_WORDS = "not stored; tried again"
 
 
+@cache
 def tables() -> dict[str, str]:
     """Markdown of each table by its name."""
     return {
@@ -100,6 +123,22 @@ def tables() -> dict[str, str]:
                 (f"{len(STORAGE_SOP_CLASS_UIDS)} storage SOP classes, below", "", "SCP", "all below"),
             ],
         ),
+        "services-as-user": _table(
+            ("SOP class", "UID", "for"),
+            [
+                (UID(uid).name, f"`{uid}`", what)
+                for uid, what in (
+                    (VERIFICATION_SOP_CLASS_UID, "`ich-node doctor`"),
+                    (COMMITMENT, "confirmation that results are kept"),
+                    (STUDY_ROOT_FIND_SOP_CLASS_UID, "the same, where there is no storage commitment"),
+                )
+            ],
+        ),
+        "results": _results(),
+        "results-statuses": _result_statuses(),
+        "commitment-statuses-as-user": _commitment_statuses_as_user(),
+        "stow-statuses-as-user": _stow_statuses_as_user(),
+        "waits": _waits(Timeouts()),
         "transfer-syntaxes": _table(
             ("transfer syntax", "UID", ""),
             [
@@ -129,6 +168,83 @@ def filled(page: str) -> str:
 def names(page: str) -> list[str]:
     """Tables that the page has a place for."""
     return [match["name"] for match in _BLOCK.finditer(page)]
+
+
+def _results() -> str:
+    """What this node sends: looked up in objects of every kind, class and compression."""
+    wishes = {
+        f"{sr_class} {compression}": Wish(
+            kinds=frozenset(ResultKind), sr_class=sr_class, sc_compression=compression
+        )
+        for sr_class, compression in zip(SrClass, [*Compression, Compression.NONE], strict=True)
+    }
+    made = build_result_objects(make_report(), wishes)
+    sent = {
+        (each.kind, each.dataset.SOPClassUID, each.dataset.file_meta.TransferSyntaxUID): None for each in made
+    }
+    return _table(
+        ("result", "SOP class", "UID", "transfer syntax", "UID"),
+        [
+            (_RESULT_WORDS[kind], sop_class.name, f"`{sop_class}`", syntax.name, f"`{syntax}`")
+            for kind, sop_class, syntax in sent
+        ],
+    )
+
+
+def _result_statuses() -> str:
+    """What becomes of a result by the status of its C-STORE, asked of the code for each of the 65536."""
+    rows = [(_codes(result), words) for result, words in _TAKEN_WORDS.items()]
+    return _table(("code", "the result is"), [*rows, ("any other, or none", _NOT_STORED_WORDS)])
+
+
+def _codes(result: DeliveryResult) -> str:
+    left = {status for status in range(0x10000) if result_of(status) is result}
+    found = []
+    for digits in (1, 2, 4):
+        size = 0x10000 >> 4 * digits
+        for first in range(0, 0x10000, size):
+            block = set(range(first, first + size))
+            if block <= left:
+                left -= block
+                found.append(f"{first:04X}"[:digits].ljust(4, "x"))
+    return ", ".join(f"`{code}`" for code in sorted(found))
+
+
+def _commitment_statuses_as_user() -> str:
+    not_offered = ", ".join(f"`{status:04X}`" for status in sorted(commitment._NOT_OFFERED))
+    return _table(
+        ("code", "what follows"),
+        [
+            ("`0000`, or a warning", "the report is waited for"),
+            (f"{not_offered}, or no presentation context", "the PACS does not commit: it is queried"),
+            ("any other, or none", "asked again later, by a query where `confirm` is `auto`"),
+        ],
+    )
+
+
+def _stow_statuses_as_user() -> str:
+    for_good = ", ".join(str(status) for status in sorted(stow._FAULTS_OF_AN_OBJECT))
+    return _table(
+        ("answer", "the result is"),
+        [
+            ("2xx, in Referenced SOP Sequence (0008,1199)", "taken"),
+            ("any, in Failed SOP Sequence (0008,1198)", "judged by its Failure Reason (0008,1197), as above"),
+            (f"{for_good}, to this object alone", "given up"),
+            ("any other, or none, or one that cannot be read", _NOT_STORED_WORDS),
+        ],
+    )
+
+
+def _waits(waits: Timeouts) -> str:
+    return _table(
+        ("wait for", "at most"),
+        [
+            ("the TCP connection, and again for the TLS handshake", f"{waits.connection_s:g} s"),
+            ("the answer to an association request or a release", f"{waits.acse_s:g} s"),
+            ("the response to one object or one query", f"{waits.dimse_s:g} s"),
+            ("the next byte of a message", f"{waits.network_s:g} s"),
+        ],
+    )
 
 
 def _service(uid: str, role: str, syntaxes: str) -> tuple[str, ...]:
