@@ -12,7 +12,8 @@ from PIL import Image
 
 from ich_node.report.reading_report import ReadingReport
 
-PAGE_WIDTH = 1024
+PAGE_WIDTH = 768
+"""Picture pixels: letters are legible, and viewers enlarge a page as they do a slice."""
 _MAX_ASPECT = 2.0
 _HIGHEST = 2.0
 """Height over width of a picture: it bounds the size of the page of a narrow slice."""
@@ -116,5 +117,4 @@ def cut(image: Image.Image, view: Viewport) -> Image.Image:
         padded = Image.new(image.mode, (image.width + 2 * pad, image.height + 2 * pad))
         padded.paste(image, (pad, pad))
         image, box = padded, (box[0] + pad, box[1] + pad, box[2] + pad, box[3] + pad)
-    filter_ = Image.Resampling.BICUBIC if image.mode == "L" else Image.Resampling.BILINEAR
-    return image.resize((view.width, view.height), filter_, box=box)
+    return image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=box)

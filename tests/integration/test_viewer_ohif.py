@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from pydicom import Dataset
 from ich_node.findings import IchSubtype, Priority, SeriesFinding
 from ich_node.model.predict import Predictor, load_predictor
 from ich_node.report import ReadingReport, build_secondary_captures, build_structured_report
+from ich_node.report.segmentation import build_segmentation
 from ich_node.report.sr_class import SrClass
 from ich_node.report.wording import DISCLAIMER, HEADLINE
 from ich_node.testing.phantom import HeadPhantom, head_phantom
@@ -49,6 +50,7 @@ SIZE = playwright.ViewportSize(width=1600, height=900)
 DEADLINE_MS = 60_000
 BASIC_TEXT = "basic-text"
 NO_COORDINATES = "no-coordinates"
+SEGMENTS = "segments"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,29 @@ def _read(bleeds: list[IchSubtype], predictor: Predictor) -> tuple[HeadPhantom, 
     """A head, and what the shipped model makes of it."""
     phantom = head_phantom(bleeds=bleeds, seed=1, slices=12, rows=256, columns=256)
     return phantom, predictor.predict(phantom.hu, phantom.spacing_mm)
+
+
+def _with_subtypes(finding: SeriesFinding) -> SeriesFinding:
+    """The same finding of a model that tells subtypes apart."""
+    shares = {IchSubtype.INTRAPARENCHYMAL: 0.9, IchSubtype.SUBDURAL: 0.3}
+
+    def of_classes(score: float) -> dict[IchSubtype, float]:
+        return {IchSubtype.ANY: score, **{subtype: score * share for subtype, share in shares.items()}}
+
+    slices = tuple(
+        replace(
+            one,
+            probabilities=of_classes(one.probabilities[IchSubtype.ANY]),
+            likelihood_maps={
+                subtype: each * share
+                for each in one.likelihood_maps.values()
+                for subtype, share in {IchSubtype.ANY: 1.0, **shares}.items()
+            },
+        )
+        for one in finding.slices
+    )
+    subtypes = {subtype: finding.suspicion * share for subtype, share in shares.items()}
+    return replace(finding, slices=slices, subtypes=subtypes)
 
 
 def _report(name: str, phantom: HeadPhantom, finding: SeriesFinding, folder: Path) -> ReadingReport:
@@ -111,6 +136,7 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict
         BASIC_TEXT: sound,
         NO_COORDINATES: sound,
     }
+    readings[SEGMENTS] = readings["positive"][0], _with_subtypes(readings["positive"][1])
     try:
         with orthanc(tmp_path_factory.mktemp("orthanc")) as pacs:
             stored = {}
@@ -118,7 +144,10 @@ def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict
                 folder = tmp_path_factory.mktemp(name)
                 report = _report(name, phantom, finding, folder)
                 sr_class = SrClass.BASIC_TEXT if name == BASIC_TEXT else SrClass.COMPREHENSIVE_3D
-                document = build_structured_report(report, sr_class=sr_class)
+                segmentation = build_segmentation(report) if name == SEGMENTS else None
+                if segmentation is not None:
+                    segmentation.save_as(folder / "segmentation.dcm", enforce_file_format=True)
+                document = build_structured_report(report, sr_class=sr_class, segmentation=segmentation)
                 if name == NO_COORDINATES:
                     document = _without_coordinates(document)
                 for number, result in enumerate([document, *build_secondary_captures(report)]):
@@ -190,7 +219,7 @@ def test_the_study_is_found(page: playwright.Page, viewer: tuple[str, dict[str, 
     _keep(page, "studies")
 
 
-@pytest.mark.parametrize("name", ["positive", "negative"])
+@pytest.mark.parametrize("name", ["positive", "negative", SEGMENTS])
 def test_the_report_shows_the_finding_on_the_slice(
     page: playwright.Page, viewer: tuple[str, dict[str, Stored]], name: str
 ) -> None:
