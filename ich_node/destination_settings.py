@@ -104,10 +104,12 @@ class HL7Settings(NotifiedSettings):
     host: str = setting(..., "host name or IP address", min_length=1)
     port: int = setting(..., "TCP port", ge=1, le=65535)
     version: Literal["2.3.1", "2.4", "2.5.1"] = setting("2.5.1", "of HL7")
-    sending_application: str = setting("ICH_NODE", "MSH-3")
-    sending_facility: str = setting("", "MSH-4")
-    receiving_application: str = setting("", "MSH-5")
-    receiving_facility: str = setting("", "MSH-6")
+    sending_application: str = setting("ICH_NODE", "MSH-3", min_length=1, max_length=20)
+    sending_facility: str = setting("", "MSH-4", max_length=20)
+    receiving_application: str = setting("", "MSH-5", max_length=20)
+    receiving_facility: str = setting("", "MSH-6", max_length=20)
+    character_set: Literal["ASCII", "8859/1", "UNICODE UTF-8"] = setting("UNICODE UTF-8", "MSH-18")
+    patient_id_authority: str = setting("", "who issues patient IDs (PID-3.4)", max_length=20)
     ca: str = setting(
         "", "PEM file with the authorities that sign its certificate; it is called over TLS then"
     )

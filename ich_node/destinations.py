@@ -11,7 +11,7 @@ from ich_node.deliver.tls import ClientTls
 from ich_node.deliver.web_client import WebDestination
 from ich_node.destination_settings import HL7Settings, MailSettings, PacsSettings, WebhookSettings
 from ich_node.errors import ConfigurationError
-from ich_node.notify.hl7 import Hl7Header, Hl7Version
+from ich_node.notify.hl7 import CharacterSet, Hl7Header, Hl7Version
 from ich_node.notify.mail import MailRelay, send_mail
 from ich_node.notify.mllp import MllpDestination, send_oru
 from ich_node.notify.notice import Notice
@@ -93,6 +93,8 @@ def _hl7(listener: HL7Settings) -> Sender:
         receiving_application=listener.receiving_application,
         receiving_facility=listener.receiving_facility,
         version=Hl7Version(listener.version),
+        character_set=CharacterSet(listener.character_set),
+        patient_id_authority=listener.patient_id_authority,
     )
     trust = TlsTrust(ca_file=_path(listener.ca)) if listener.ca else None
     destination = MllpDestination(host=listener.host, port=listener.port, trust=trust)

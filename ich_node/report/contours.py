@@ -93,8 +93,8 @@ def contours(likelihood: npt.NDArray[np.float32], levels: Sequence[float]) -> li
     part = part_from(likelihood >= levels[0], margin=1)
     if part is None:
         return []
-    # A rim of zeros closes every contour at the edge of the slice.
-    found = np.pad(np.clip(np.nan_to_num(likelihood[part.slices]), 0, 1), 1)
+    # A rim of zeros closes every contour at the edge of the slice. Of a number and NaN, fmax takes the number.
+    found = np.pad(np.fmin(np.fmax(likelihood[part.slices], 0), 1), 1)
     generator = contour_generator(z=found, name="serial", line_type=LineType.Separate)
     # contourpy counts from pixel centres, image coordinates from the pixel's corner.
     origin = np.array([part.left - 0.5, part.top - 0.5])

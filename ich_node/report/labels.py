@@ -72,8 +72,10 @@ def write_labels(
     if not labels:
         return []
     # Sums over boxes by four look-ups, on a grid coarser than letters are.
-    coarse = np.asarray(busy.reduce(_GRID), np.float64) * (_GRID**2 / 255)
-    sums = np.pad(coarse.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    coarse = np.asarray(busy.reduce(_GRID))
+    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1))
+    coarse.cumsum(axis=0, dtype=np.float64).cumsum(axis=1, out=sums[1:, 1:])
+    sums *= _GRID**2 / 255
     boxes: list[drawing.Box] = []
     for label in labels:
         left, top, right, bottom = drawing.text_box(label.text, size=size, anchor="mm", halo=True)

@@ -49,6 +49,8 @@ HL7 = {
     "sending_facility": "RAD",
     "receiving_application": "RIS",
     "receiving_facility": "HOSPITAL",
+    "character_set": "8859/1",
+    "patient_id_authority": "HOSPITAL",
     "ca": "/etc/ca.pem",
 }
 WEBHOOK = {
@@ -228,7 +230,13 @@ WRONG: dict[str, list[Any]] = {
         [{**WEB, "user": "ich", "password_file": "/etc/password", "token_file": "/etc/token"}],
         [{**WEB, "confirm": "commitment"}],
     ],
-    "hl7": [[{**HL7, "port": 0}], [{**HL7, "version": "3"}], [{**HL7, "priorities": []}], [HL7, HL7]],
+    "hl7": [
+        [{**HL7, "port": 0}],
+        [{**HL7, "version": "3"}],
+        [{**HL7, "sending_application": "A" * 21}],
+        [{**HL7, "priorities": []}],
+        [HL7, HL7],
+    ],
     "webhook": [[{**WEBHOOK, "url": "pager"}], [{**WEBHOOK, "secret_file": ""}], [{"name": "pager"}]],
     "mail": [
         [{**MAIL, "recipients": []}],

@@ -1,0 +1,317 @@
+"""Two hundred studies for two PACS to which everything happens that happens to a PACS: each ends with one set of each."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import socket
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom.uid import Comprehensive3DSRStorage
+from sqlalchemy import select, update
+
+from ich_node.confirmation_job import has_answers, take_answers
+from ich_node.database import outbox
+from ich_node.database.engine import Database
+from ich_node.database.outbox import DeliveryRecord
+from ich_node.database.tables import OutboxRow
+from ich_node.delivery_job import Deliverer, deliver_due
+from ich_node.node import Node
+from ich_node.receive.commitment_results import CommitmentResults, results_folder
+from ich_node.receive.receiver import Receiver
+from ich_node.receive.spool import Spool
+from ich_node.settings import PacsSettings, ReceiverSettings, Settings
+from ich_node.testing.pacs import DemoPacs
+from tests.integration.test_deliver import free_port, is_listening, running
+from tests.small_objects import data_set_of
+from tests.stored_studies import StoredStudies, picture
+
+STUDIES, EARLY_STUDIES = 200, 20
+THREADS = 8
+NODE_TITLE = "ICH_TEST"
+DEADLINE_S = 60.0
+
+
+class Line:
+    """The network before a PACS: it passes bytes on, slowly if told so, cuts connections, or swallows them."""
+
+    def __init__(self, to_port: int) -> None:
+        self._to_port = to_port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self.seconds_per_piece = 0.0
+        self.cut_after: int | None = None
+        """Bytes to the PACS on each connection."""
+        self.is_dead = False
+        """What is sent disappears, and nothing is answered."""
+        self.cuts = 0
+        self._swallowed: list[socket.socket] = []
+        threading.Thread(target=self._accept, name="line", daemon=True).start()
+
+    def revive(self) -> None:
+        """Carry again; what was sent into the void is reset."""
+        self.is_dead = False
+        for connection in self._swallowed:
+            connection.close()
+
+    def close(self) -> None:
+        self._server.close()
+        self.revive()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._server.accept()
+            except OSError:  # closed
+                return
+            if self.is_dead:
+                self._swallowed.append(near)
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self._to_port), 5.0)
+            except OSError:
+                near.close()
+                continue
+            far.settimeout(None)
+            for one in (near, far):
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for source, sink, cut_after in ((near, far, self.cut_after), (far, near, None)):
+                carry = threading.Thread(target=self._carry, args=(source, sink, cut_after), daemon=True)
+                carry.start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, cut_after: int | None) -> None:
+        carried, pause = 0, threading.Event()
+        with contextlib.suppress(OSError), source, sink:
+            while piece := source.recv(2**14):
+                carried += len(piece)
+                if cut_after is not None and carried > cut_after:
+                    self.cuts += 1
+                    break
+                pause.wait(self.seconds_per_piece)
+                sink.sendall(piece)
+            for one in (source, sink):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+class OrthancProcess:
+    """An Orthanc that can be stopped and started again with what it holds."""
+
+    def __init__(self, folder: Path, *, node_port: int) -> None:
+        program = shutil.which("Orthanc")
+        if program is None:
+            pytest.skip("Orthanc is not installed")
+        self.dicom_port, self.http_port = free_port(), free_port()
+        folder.mkdir()
+        settings = {
+            "StorageDirectory": str(folder / "storage"),
+            "IndexDirectory": str(folder / "index"),
+            "DicomAet": "ORTHANC",
+            "DicomPort": self.dicom_port,
+            "DicomAlwaysAllowFind": True,
+            "HttpPort": self.http_port,
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": False,
+            "SyncStorageArea": False,
+            "DicomModalities": {
+                "node": {
+                    "AET": NODE_TITLE,
+                    "Host": "127.0.0.1",
+                    "Port": node_port,
+                    "AllowStorageCommitment": True,
+                }
+            },
+            "Plugins": [],
+        }
+        configuration = folder / "orthanc.json"
+        configuration.write_text(json.dumps(settings))
+        self._command, self._log = [program, str(configuration)], folder / "log"
+        self._life = contextlib.ExitStack()
+
+    def start(self) -> None:
+        self._life.enter_context(running(self._command, self.dicom_port, self._log))
+        wait_for("Orthanc answers", lambda: is_listening(self.http_port))
+
+    def stop(self) -> None:
+        self._life.close()
+
+    def rest(self, path: str, *, method: str = "GET") -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", method=method)
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def instances(self) -> dict[str, str]:
+        """Its own name for each object, by SOP Instance UID."""
+        listed = json.loads(self.rest("/instances?expand"))
+        found = Counter(each["MainDicomTags"]["SOPInstanceUID"] for each in listed)
+        assert set(found.values()) <= {1}
+        return {each["MainDicomTags"]["SOPInstanceUID"]: each["ID"] for each in listed}
+
+
+class Worker:
+    """Delivers from several threads as the worker does, and looks for what is due much more often."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._deliverer = Deliverer(node)
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._stopped = threading.Event()
+        self._looking = threading.Thread(target=self._look, name="reconciler")
+        self._messages: dict[str, Future[None]] = {}
+        self.faults: list[BaseException] = []
+
+    def __enter__(self) -> Worker:
+        self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._looking.join()
+        self._pool.shutdown()
+
+    def _look(self) -> None:
+        while not self._stopped.wait(0.1):
+            if has_answers(self._node):
+                take_answers(self._node)
+            with self._node.database.reading() as session:
+                due = outbox.destinations_due(session, datetime.now(UTC))
+            for destination in due:
+                self._pool.submit(self._deliver, destination)
+
+    def _deliver(self, destination: str) -> None:
+        try:
+            self._deliverer.deliver_due(destination)
+        except BaseException as fault:
+            self.faults.append(fault)
+
+
+def wait_for(what: str, holds: Callable[[], Any], *, meanwhile: Callable[[], None] = lambda: None) -> None:
+    pause, end = threading.Event(), time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < end, what
+        meanwhile()
+        pause.wait(0.2)
+
+
+@contextlib.contextmanager
+def receiving(node: Node) -> Iterator[None]:
+    """The node's receiver, which hears the reports of storage commitment."""
+    receiver = Receiver(
+        ae_title=NODE_TITLE,
+        port=node.settings.receiver.port,
+        spool=Spool(node.settings.spool_dir),
+        on_instance=lambda _: None,
+        on_association_end=lambda _: None,
+        results=CommitmentResults(results_folder(node.settings.commitment_dir)),
+    )
+    receiver.start()
+    try:
+        yield
+    finally:
+        receiver.stop()
+
+
+def make_node(folder: Path, ports: dict[str, int]) -> Node:
+    titles = {"orthanc": "ORTHANC", "archive": "DEMO_PACS"}
+    settings = Settings(
+        data_dir=folder / "data",
+        receiver=ReceiverSettings(ae_title=NODE_TITLE, port=free_port()),
+        pacs=tuple(
+            PacsSettings(name=name, ae_title=titles[name], host="127.0.0.1", port=port)
+            for name, port in ports.items()
+        ),
+    )
+    database = Database(settings.database_url)
+    database.upgrade()
+    return Node(settings=settings, database=database)
+
+
+def fill(node: Node, studies: StoredStudies, numbers: range, *destinations: str) -> None:
+    at = datetime.now(UTC) - timedelta(seconds=5)
+    for number in numbers:
+        study = f"1.2.{number}"
+        studies.receive(study, at=at)
+        studies.read(
+            study,
+            at=at,
+            suspicion=(0.1, 0.5, 0.9)[number % 3],
+            captures=[picture(0, 8)],
+            destinations=destinations,
+        )
+
+
+def records(node: Node, destination: str) -> list[DeliveryRecord]:
+    with node.database.reading() as session:
+        return [r for r in outbox.deliveries(session) if r.destination == destination]
+
+
+def count_of(node: Node, destination: str, state: str) -> int:
+    return sum(record.state == state for record in records(node, destination))
+
+
+def is_noted(node: Node, destination: str, words: str) -> bool:
+    return any(words in (record.note or "") for record in records(node, destination))
+
+
+def hurry(node: Node) -> None:
+    """Let the waits that were set come to their end."""
+    with node.database.writing() as session:
+        session.execute(
+            update(OutboxRow)
+            .where(OutboxRow.state.in_(["PENDING", "SENT"]))
+            .values(next_attempt_at=datetime.now(UTC))
+        )
+
+
+class Chaos:
+    """What befalls the two PACS, one thing after the other, each until it has had its effect."""
+
+    def __init__(self, node: Node, orthanc: OrthancProcess, archive: DemoPacs, lines: dict[str, Line]) -> None:
+        self.node, self.orthanc, self.archive, self.lines = node, orthanc, archive, lines
+
+    def lose(self) -> None:
+        """Both take what there is, and lose half of it before they are asked."""
+        for name in self.lines:
+            deliver_due(self.node, name)
+            assert {record.state for record in records(self.node, name)} == {"SENT"}
+        for instance in list(self.orthanc.instances().values())[::2]:
+            self.orthanc.rest(f"/instances/{instance}", method="DELETE")
+        for taken in self.archive.received[::2]:
+            taken.path.unlink()
+
+    def one_is_dead(self) -> None:
+        """While the archive does not answer at all, Orthanc gets and confirms a good part."""
+        before = count_of(self.node, "archive", "PENDING")
+        wait_for("it is not delayed", lambda: count_of(self.node, "orthanc", "DELIVERED") > 2 * EARLY_STUDIES)
+        assert count_of(self.node, "archive", "PENDING") >= before
+        assert count_of(self.node, "archive", "DELIVERED") == 0
+
+    def cut(self, name: str) -> None:
+        """Associations break off within a data set."""
+        line = self.lines[name]
+        line.cut_after = 6_000
+        wait_for("connections are cut", lambda: line.cuts >= 6, meanwhile=lambda: hurry(self.node))
+        line.cut_after = None
+
+    def slow(self) -> None:
+        """Every 16 KiB take a while."""
+        line, done = self.lines["orthanc"], count_of(self.node, "orthanc", "DELIVERED")
+        line.seconds_per_piece = 0.05
+        wait_for("some gets through", lambda: count_of(self.node, "orthanc", "DELIVERED") > done)
+        line.seconds_per_piece = 0.0
+
+    def stop_and_start(self) -> None:
+        """Orthanc is gone for a while, and is back with what it held."""
+        self.orthanc.stop()
+        fill(self.node, self.studies, range(STUDIES - 20, STUDIES))
