@@ -216,7 +216,10 @@ def _commitment_statuses_as_user() -> str:
         ("code", "what follows"),
         [
             ("`0000`, or a warning", "the report is waited for"),
-            (f"{not_offered}, or no presentation context", "the PACS does not commit: it is queried at once where `confirm` is `auto`"),
+            (
+                f"{not_offered}, or no presentation context",
+                "the PACS does not commit: it is queried at once where `confirm` is `auto`",
+            ),
             ("any other, or none", "asked again later, by a query where `confirm` is `auto`"),
         ],
     )

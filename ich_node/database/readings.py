@@ -250,8 +250,17 @@ def finish_not_read(
     _record_exclusions(session, claim, exclusions)
     set_state(study, state, reason=reason, detail=detail)
     why = f"{reason}: {detail}"
-    _finish(session, study, claim, now, action=state.lower(), why=why, unread=True, listeners=listeners)
-    add_objects(session, study, objects, None, now)
+    _finish(
+        session,
+        study,
+        claim,
+        now,
+        action=state.lower(),
+        why=why,
+        unread=True,
+        reports=objects,
+        listeners=listeners,
+    )
 
 
 def finish_waiting(
@@ -283,6 +292,7 @@ def _finish(
     action: str,
     why: str | None = None,
     unread: bool,
+    reports: Sequence[NewObject] = (),
     listeners: Sequence[Listener] = (),
 ) -> None:
     finish_claim(session, study, claim)
@@ -291,6 +301,7 @@ def _finish(
         set_state(study, StudyState.RECEIVING)
     apply_priority(session, study, now=now, unread=unread or waiting)
     record_change(session, study, at=now, actor=claim.owner, action=action, why=why)
+    add_objects(session, study, reports, None, now)
     add_notice(session, study, listeners, now=now)
 
 

@@ -111,7 +111,9 @@ def heat(likelihood: npt.NDArray[np.float32]) -> Image.Image:
         RGBA of the same size, fully transparent below `HEAT_FROM`.
     """
     value = np.fmin(np.fmax(likelihood, 0), 1)
-    return Image.fromarray(_heat_table()[(value * 255).astype(np.uint8)].view(np.uint8).reshape(*value.shape, 4))
+    return Image.fromarray(
+        _heat_table()[(value * 255).astype(np.uint8)].view(np.uint8).reshape(*value.shape, 4)
+    )
 
 
 @functools.cache

@@ -6,6 +6,7 @@ never the only sign: each contour carries the class's letters.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -110,37 +111,43 @@ def _draw_lines(
     if (low >= high).any():
         return
     left, top = low.tolist()
-    drawn = np.stack([_line_mask(subtype, found, view, low, high) for subtype, found in lines.items()])
-    part = np.asarray(picture.crop((left, top, *high.tolist()))).copy()
-    _color_lines(part, drawn, [drawing.CLASS_COLOR[subtype] for subtype in lines], left + top)
+    drawn = np.zeros((high - low)[::-1], np.uint8)
+    for number, (subtype, found) in enumerate(lines.items()):
+        drawn |= _line_mask(subtype, found, view, (low, high), 1 << number)
+    on_line: npt.NDArray[np.bool_] = drawn > 0
+    part = np.array(picture.crop((left, top, *high.tolist())))
+    _color_lines(part, drawn, on_line, [drawing.CLASS_COLOR[subtype] for subtype in lines], left + top)
     picture.paste(Image.fromarray(part), (left, top))
-    busy.paste(255, (left, top), Image.fromarray(drawn.any(axis=0)))
+    busy.paste(255, (left, top), Image.fromarray(on_line))
 
 
 def _line_mask(
     subtype: IchSubtype,
     lines: PictureLines,
     view: Viewport,
-    low: npt.NDArray[np.int_],
-    high: npt.NDArray[np.int_],
-) -> npt.NDArray[np.bool_]:
-    """Where the contours of a class run, between two corners of the picture: (rows, columns) bool.
+    corners: tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]],
+    value: int,
+) -> npt.NDArray[np.uint8]:
+    """Put ``value`` where the contours of a class run, between two corners of the picture: (rows, columns) uint8.
 
     The lowest level is dashed, the next solid.
     """
+    low, high = corners
     width, height = (high - low).tolist()
-    mask = Image.new("1", (width, height))
+    mask = Image.new("L", (width, height))
     draw = ImageDraw.Draw(mask)
     thin = 2 if view.is_large else 1
     for level, line in lines:
         if level > CLASS_LEVELS[0]:
             # ANY stays thin: it is the background to the subtypes.
             draw.line(
-                (line - low).ravel().tolist(), fill=1, width=thin if subtype is IchSubtype.ANY else thin + 1
+                (line - low).ravel().tolist(),
+                fill=value,
+                width=thin if subtype is IchSubtype.ANY else thin + 1,
             )
         else:
             for dash in _dashes(line - low):
-                draw.line(dash, fill=1, width=thin)
+                draw.line(dash, fill=value, width=thin)
     return np.asarray(mask)
 
 
@@ -161,18 +168,47 @@ def _dashes(line: npt.NDArray[np.float64]) -> list[list[float]]:
 
 
 def _color_lines(
-    part: npt.NDArray[np.uint8], drawn: npt.NDArray[np.bool_], colors: Sequence[drawing.Color], phase: int
+    part: npt.NDArray[np.uint8],
+    drawn: npt.NDArray[np.uint8],
+    on_line: npt.NDArray[np.bool_],
+    colors: Sequence[drawing.Color],
+    phase: int,
 ) -> None:
-    """Colour (classes, rows, columns) bool masks of lines in a part of the picture, on a rim that darkens it."""
-    union: npt.NDArray[np.bool_] = np.asarray(drawn.any(axis=0))
+    """Colour the lines in a part of the picture, on a rim that darkens it.
+
+    Parameters
+    ----------
+    part
+        (rows, columns, 3) uint8, RGB; is drawn on.
+    drawn
+        (rows, columns) uint8, a bit for each class whose line is there.
+    on_line
+        (rows, columns) bool, where ``drawn`` is not 0.
+    colors
+        Of the classes, from the lowest bit up.
+    phase
+        Added to row and column, by which the colours take turns.
+    """
+    # Flat indices: masks of pixels of three samples take several times as long.
     pixels = part.reshape(-1, 3)
-    pixels[np.flatnonzero(_grown(union))] >>= 1
-    on_line = np.flatnonzero(union)
-    here = drawn.reshape(len(drawn), -1)[:, on_line]  # (classes, pixels)
-    rows, columns = np.divmod(on_line, union.shape[1])
-    turn = ((rows + columns + phase) // _STRIPE) % here.sum(axis=0)
-    mine = here & (np.cumsum(here, axis=0) - 1 == turn)
-    pixels[on_line] = np.asarray(colors, np.uint8)[mine.argmax(axis=0)]
+    pixels[np.flatnonzero(_grown(on_line))] >>= 1
+    drawn_on = np.flatnonzero(on_line)
+    rows, columns = np.divmod(drawn_on, drawn.shape[1])
+    table = _turns(tuple(colors))
+    turn = (rows + columns + phase) // _STRIPE % table.shape[1]
+    pixels[drawn_on] = table[drawn.ravel()[drawn_on], turn]
+
+
+@functools.cache
+def _turns(colors: tuple[drawing.Color, ...]) -> npt.NDArray[np.uint8]:
+    """Colours that take turns where the lines of a set of classes lie on each other: (sets, turns, 3) uint8."""
+    # As many turns as can be shared evenly by any number of classes.
+    turns = math.lcm(*range(1, len(colors) + 1))
+    table = []
+    for classes in range(1 << len(colors)):
+        own = [color for number, color in enumerate(colors) if classes >> number & 1] or [(0, 0, 0)]
+        table.append([own[turn % len(own)] for turn in range(turns)])
+    return np.asarray(table, np.uint8)
 
 
 def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw
 from ich_node.report import drawing
 
 _DIRECTIONS = 16
-_DISTANCES = (3.0, 12.0, 26.0, 46.0, 72.0)
+_TURNS = np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS
+_WAYS = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=-1)
+_DISTANCES = np.array([3.0, 12.0, 26.0, 46.0, 72.0])
 """Picture pixels between a thing and its label; from the third on a line joins the two."""
 _LEADER_FROM = 20.0
 _GRID = 4
@@ -73,9 +75,8 @@ def write_labels(
         return []
     # Sums over boxes by four look-ups, on a grid coarser than letters are.
     coarse = np.asarray(busy.reduce(_GRID))
-    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1))
-    coarse.cumsum(axis=0, dtype=np.float64).cumsum(axis=1, out=sums[1:, 1:])
-    sums *= _GRID**2 / 255
+    sums = np.zeros((coarse.shape[0] + 1, coarse.shape[1] + 1), np.int64)
+    coarse.cumsum(axis=0, dtype=np.int64).cumsum(axis=1, out=sums[1:, 1:])
     boxes: list[drawing.Box] = []
     for label in labels:
         left, top, right, bottom = drawing.text_box(label.text, size=size, anchor="mm", halo=True)
@@ -90,23 +91,20 @@ def write_labels(
 
 
 def _spots(label: Label, half: npt.NDArray[np.float64], size: npt.NDArray[np.int_]) -> _Spots:
-    turns = np.arange(_DIRECTIONS) * 2 * np.pi / _DIRECTIONS
-    ways = np.stack([np.cos(turns), np.sin(turns)], axis=-1)
-    points = label.around[np.argmax(label.around @ ways.T, axis=0)]
+    points = label.around[np.argmax(label.around @ _WAYS.T, axis=0)]
     # The box touches the line through the point across the way with its nearest corner.
-    reach = np.abs(ways) @ half
-    distances = np.asarray(_DISTANCES)
-    middles = points[:, None] + ways[:, None] * (reach[:, None] + distances)[..., None]
+    reach = np.abs(_WAYS) @ half
+    middles = points[:, None] + _WAYS[:, None] * (reach[:, None] + _DISTANCES)[..., None]
     middles = np.maximum(np.minimum(middles, size - half), half).reshape(-1, 2)
     return _Spots(
         boxes=np.hstack([middles - half, middles + half]),
-        hang_from=np.repeat(points, len(distances), axis=0),
-        distances=np.tile(distances, _DIRECTIONS),
+        hang_from=np.repeat(points, len(_DISTANCES), axis=0),
+        distances=np.tile(_DISTANCES, _DIRECTIONS),
     )
 
 
 def _costs(
-    spots: _Spots, sums: npt.NDArray[np.float64], taken: npt.NDArray[np.float64]
+    spots: _Spots, sums: npt.NDArray[np.int64], taken: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """What each place costs: (places,) float64."""
     low, high = spots.boxes[:, None, :2], spots.boxes[:, None, 2:]
@@ -118,7 +116,7 @@ def _costs(
     )
     covered = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
     # Letters over letters are unreadable: a pixel of that outweighs all else.
-    costs: npt.NDArray[np.float64] = 1000 * overlap + covered + 2 * spots.distances
+    costs: npt.NDArray[np.float64] = 1000 * overlap + covered * (_GRID**2 / 255) + 2 * spots.distances
     return costs
 
 

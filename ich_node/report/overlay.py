@@ -29,6 +29,12 @@ from ich_node.report.wording import (
 HEADER_HEIGHT = 96
 FOOTER_HEIGHT = 40
 _SCALE_BAR_MM = 50.0
+_LINE = 22
+"""Rows of a line of the legend, and of a bar of the scores."""
+_MARGIN = 24
+"""Rows below the lowest of them."""
+_SCALE_HEIGHT = 60
+"""Rows from the scale bar up to the legend."""
 
 
 def render_overlay(
@@ -47,32 +53,36 @@ def render_overlay(
     sketch = sketch or sketch_slice(report, index)
     finding, shown = report.finding.slices[index], sketch.classes
     furniture = _furniture(finding, shown, view)
-    picture = render_slice(report, index, view, letter_size=28, keep_clear=furniture, sketch=sketch)
+    picture = render_slice(report, index, view, letter_size=24, keep_clear=furniture, sketch=sketch)
     page.paste(picture, (0, HEADER_HEIGHT))
     draw = ImageDraw.Draw(page)
     probability = finding.probabilities[IchSubtype.ANY]
     where = f"{slice_name(report, index)}, slice {index + 1} of {len(report.finding.slices)} from below"
-    draw_header(draw, report, view.width, f"{where}, hemorrhage {percent_text(probability)}")
+    draw_header(draw, report, view.width, [where, f"Hemorrhage {percent_text(probability)}"])
     draw_footer(draw, view.width, HEADER_HEIGHT + view.height)
-    bottom = HEADER_HEIGHT + view.height - 28
+    bottom = HEADER_HEIGHT + view.height - _MARGIN
     _draw_scale_bar(draw, report, view, bottom)
     _draw_slice_bars(draw, finding, shown, view.width, bottom)
     if shown:
-        _draw_classes(draw, sketch, bottom - 74)
+        _draw_classes(draw, sketch, bottom - _SCALE_HEIGHT)
     else:
-        _draw_levels(draw, bottom - 74)
+        _draw_levels(draw, bottom - _SCALE_HEIGHT)
     return np.asarray(page)
 
 
 def _furniture(finding: SliceFinding, shown: Sequence[IchSubtype], view: Viewport) -> list[drawing.Box]:
     """Boxes of the slice's picture that legend, scale bar and score bars are drawn on."""
-    legend = view.height - 102 - 26 * max(len(shown) + 1, len(drawing.LEVELS)) - 26
-    bars = view.height - 28 - 27 * len(finding.probabilities)
-    return [(0, legend, 230, view.height), (view.width - 360, bars, view.width, view.height)]
+    lines = max(len(shown) + 1, len(drawing.LEVELS)) + 1
+    legend = view.height - _MARGIN - _SCALE_HEIGHT - _LINE * lines
+    bars = view.height - _MARGIN - _LINE * len(finding.probabilities)
+    return [(0, legend, 204, view.height), (view.width - 308, bars, view.width, view.height)]
 
 
-def draw_header(draw: ImageDraw.ImageDraw, report: ReadingReport, width: int, detail: str) -> None:
-    """Draw the strip that says what was found, how sure it is, by whom and when. No identifying text."""
+def draw_header(draw: ImageDraw.ImageDraw, report: ReadingReport, width: int, details: Sequence[str]) -> None:
+    """Draw the strip that says what was found, how sure it is, by whom and when. No identifying text.
+
+    There is room for two lines of ``details``; the suggested priority is added to the last.
+    """
     priority = report.finding.priority
     color = drawing.PRIORITY_COLOR[priority]
     draw.rectangle((0, 0, width, HEADER_HEIGHT - 4), fill=drawing.PANEL)
@@ -94,9 +104,11 @@ def draw_header(draw: ImageDraw.ImageDraw, report: ReadingReport, width: int, de
     headline = HEADLINE[priority]
     room = 0.70 * width - 60
     size = drawing.fitted(headline, size=32, width=room)
-    drawing.write(draw, (28, 14), headline, size=size, color=color)
-    detail = f"{detail}. Suggested priority {priority}"
-    drawing.write(draw, (28, 58), detail, size=drawing.fitted(detail, size=20, width=room))
+    headline_top, details_top, largest = (14, 58, 20) if len(details) == 1 else (10, 46, 17)
+    drawing.write(draw, (28, headline_top), headline, size=size, color=color)
+    for n, detail in enumerate([*details[:-1], f"{details[-1]}. Suggested priority {priority}"]):
+        size = drawing.fitted(detail, size=largest, width=room)
+        drawing.write(draw, (28, details_top + 22 * n), detail, size=size)
 
 
 def draw_footer(draw: ImageDraw.ImageDraw, width: int, top: int) -> None:
@@ -113,32 +125,32 @@ def _draw_scale_bar(draw: ImageDraw.ImageDraw, report: ReadingReport, view: View
     length = _SCALE_BAR_MM / column_mm * view.scale_x
     draw.line((20, bottom, 20 + length, bottom), fill=drawing.TEXT, width=3)
     for x in (20, 20 + length):
-        draw.line((x, bottom - 7, x, bottom + 7), fill=drawing.TEXT, width=3)
+        draw.line((x, bottom - 6, x, bottom + 6), fill=drawing.TEXT, width=3)
     drawing.write(
-        draw, (20 + length / 2, bottom - 10), f"{_SCALE_BAR_MM / 10:.0f} cm", size=18, anchor="mb", halo=True
+        draw, (20 + length / 2, bottom - 8), f"{_SCALE_BAR_MM / 10:.0f} cm", size=15, anchor="mb", halo=True
     )
 
 
 def _draw_levels(draw: ImageDraw.ImageDraw, bottom: int) -> None:
-    top = bottom - 26 * len(drawing.LEVELS)
-    drawing.write(draw, (20, top - 24), "Likelihood", size=17, color=drawing.MUTED, halo=True)
+    top = bottom - _LINE * len(drawing.LEVELS)
+    drawing.write(draw, (20, top - 20), "Likelihood", size=15, color=drawing.MUTED, halo=True)
     for n, (level, color) in enumerate(reversed(drawing.LEVELS)):
-        y = top + 26 * n + 12
-        draw.line((20, y, 52, y), fill=color, width=4)
-        drawing.write(draw, (62, y), f"from {percent_text(level)}", size=17, anchor="lm", halo=True)
+        y = top + _LINE * n + 10
+        draw.line((20, y, 44, y), fill=color, width=4)
+        drawing.write(draw, (52, y), f"from {percent_text(level)}", size=15, anchor="lm", halo=True)
 
 
 def _draw_classes(draw: ImageDraw.ImageDraw, sketch: SliceSketch, bottom: int) -> None:
     """Draw the legend of a slice that shows subtypes: the colour of each class that is to be seen, no other."""
-    top = bottom - 26 * (len(sketch.classes) + 1)
-    drawing.write(draw, (20, top - 24), "Likelihood", size=17, color=drawing.MUTED, halo=True)
+    top = bottom - _LINE * (len(sketch.classes) + 1)
+    drawing.write(draw, (20, top - 20), "Likelihood", size=15, color=drawing.MUTED, halo=True)
     for n, subtype in enumerate(sketch.classes):
-        y = top + 26 * n + 12
-        draw.line((20, y, 52, y), fill=drawing.CLASS_COLOR[subtype], width=4)
-        drawing.write(draw, (62, y), class_text(subtype), size=17, anchor="lm", halo=True)
+        y = top + _LINE * n + 10
+        draw.line((20, y, 44, y), fill=drawing.CLASS_COLOR[subtype], width=4)
+        drawing.write(draw, (52, y), class_text(subtype), size=15, anchor="lm", halo=True)
     if sketch.is_joint:
-        at = (20, top + 26 * len(sketch.classes) + 12)
-        drawing.write(draw, at, levels_text(), size=15, anchor="lm", color=drawing.MUTED, halo=True)
+        at = (20, top + _LINE * len(sketch.classes) + 10)
+        drawing.write(draw, at, levels_text(), size=14, anchor="lm", color=drawing.MUTED, halo=True)
 
 
 def class_text(subtype: IchSubtype) -> str:
@@ -156,10 +168,10 @@ def _draw_slice_bars(
     draw: ImageDraw.ImageDraw, finding: SliceFinding, shown: Sequence[IchSubtype], width: int, bottom: int
 ) -> None:
     """Probabilities of the slice per class, at the lower right; where classes have colours, in those."""
-    top = bottom - 27 * len(finding.probabilities)
+    top = bottom - _LINE * len(finding.probabilities)
     for n, (subtype, score) in enumerate(finding.probabilities.items()):
-        y = top + 27 * n + 13
+        y = top + _LINE * n + 11
         color = drawing.class_color(subtype, shown) if shown else drawing.likelihood_color(score)
-        drawing.write(draw, (width - 200, y), SUBTYPE_NAME[subtype], size=16, anchor="rm", halo=True)
-        drawing.bar(draw, (width - 190, y - 6, width - 80, y + 6), score, color, track=(40, 45, 54))
-        drawing.write(draw, (width - 16, y), percent_text(score), size=16, anchor="rm", halo=True)
+        drawing.write(draw, (width - 166, y), SUBTYPE_NAME[subtype], size=15, anchor="rm", halo=True)
+        drawing.bar(draw, (width - 158, y - 5, width - 68, y + 5), score, color, track=(40, 45, 54))
+        drawing.write(draw, (width - 16, y), percent_text(score), size=15, anchor="rm", halo=True)

@@ -65,7 +65,7 @@ def render_slice(
         *_place_labels(finding.localizations, view),
         *(contour_labels(sketch, finding.localizations, view) if sketch.is_joint else []),
     ]
-    size = 18 if view.is_large else 12 if view.width < _SMALL_PANE else 14
+    size = 16 if view.is_large else 12 if view.width < _SMALL_PANE else 14
     write_labels(draw, labels, size=size, taken=taken, busy=busy)
     return picture
 
@@ -103,7 +103,7 @@ def _draw_places(
             label_at = (right + 5, top)
         if place.subtype is IchSubtype.ANY and view.is_large:
             text = percent_text(place.score)
-            taken.append(drawing.write(draw, label_at, text, size=18, anchor="lm", halo=True))
+            taken.append(drawing.write(draw, label_at, text, size=16, anchor="lm", halo=True))
     return taken
 
 

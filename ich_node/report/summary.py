@@ -73,7 +73,7 @@ def render_summary(report: ReadingReport, sketches: Sketches | None = None) -> n
     suspicious = len(report.finding.suspicious_slices)
     count = f"{suspicious} of {len(report.finding.slices)} slices suspicious"
     detail = f"Suspicion {percent_text(report.finding.suspicion)}, {count}"
-    draw_header(draw, report, width, detail)
+    draw_header(draw, report, width, [detail])
     _draw_panel(draw, report, shown, _MONTAGE + 12, width - 14)
     draw_footer(draw, width, HEADER_HEIGHT + _MONTAGE)
     return np.asarray(page)

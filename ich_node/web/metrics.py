@@ -152,6 +152,11 @@ def _outbox(session: Session, destinations: Sequence[str], now: datetime) -> Ite
         "Since when the oldest that is pending waits for its destination.",
         labels=["destination"],
     )
+    unconfirmed = GaugeMetricFamily(
+        "ich_node_outbox_oldest_unconfirmed_seconds",
+        "Since when a PACS has the oldest object of which it has not said yet that it keeps it.",
+        labels=["destination"],
+    )
     standing = {one.destination: one for one in metrics.outbox_standing(session)}
     for name in dict.fromkeys((*destinations, *standing)):
         one = standing.get(name)
@@ -160,7 +165,9 @@ def _outbox(session: Session, destinations: Sequence[str], now: datetime) -> Ite
         objects.add_metric([name, "dead"], one.dead if one else 0)
         age = (now - one.oldest_at).total_seconds() if one and one.oldest_at else 0.0
         oldest.add_metric([name], age)
-    yield from (objects, oldest)
+        taken_at = one.oldest_unconfirmed_at if one else None
+        unconfirmed.add_metric([name], 0.0 if taken_at is None else (now - taken_at).total_seconds())
+    yield from (objects, oldest, unconfirmed)
 
 
 def _times(session: Session) -> Iterator[Metric]:

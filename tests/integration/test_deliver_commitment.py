@@ -38,7 +38,6 @@ from pynetdicom.presentation import build_role
 from ich_node.deliver.commitment import (
     CommitmentOutcome,
     CommitmentState,
-    not_committed,
     request_commitment,
 )
 from ich_node.deliver.scu import DeliveryResult, Destination, Timeouts, send
@@ -60,6 +59,7 @@ from ich_node.receive.requestor import RequestedAssociation, RequestingEntity
 from ich_node.receive.spool import Spool
 from ich_node.receive.upper_layer import configure_pynetdicom
 from tests.bare_peer import A_ASSOCIATE_AC, BarePeer, associate_rq, item, with_length
+from tests.commitment_answers import not_committed
 from tests.small_objects import saved, small_object
 
 AE_TITLE = "ICH_TEST"

@@ -1,4 +1,4 @@
-"""Two hundred studies for two PACS to which everything happens that happens to a PACS: each ends with one set of each."""
+"""Two hundred studies for two PACS to which befalls what befalls PACS: each ends with exactly one set of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from ich_node.confirmation_job import has_answers, take_answers
 from ich_node.database import outbox
@@ -37,7 +37,7 @@ from tests.integration.test_deliver import free_port, is_listening, running
 from tests.small_objects import data_set_of
 from tests.stored_studies import StoredStudies, picture
 
-STUDIES, EARLY_STUDIES = 200, 20
+STUDIES = 200
 THREADS = 8
 NODE_TITLE = "ICH_TEST"
 DEADLINE_S = 60.0
@@ -56,13 +56,14 @@ class Line:
         self.is_dead = False
         """What is sent disappears, and nothing is answered."""
         self.cuts = 0
-        self._swallowed: list[socket.socket] = []
+        self.swallowed = 0
+        self._dead: list[socket.socket] = []
         threading.Thread(target=self._accept, name="line", daemon=True).start()
 
     def revive(self) -> None:
         """Carry again; what was sent into the void is reset."""
         self.is_dead = False
-        for connection in self._swallowed:
+        for connection in self._dead:
             connection.close()
 
     def close(self) -> None:
@@ -76,7 +77,8 @@ class Line:
             except OSError:  # closed
                 return
             if self.is_dead:
-                self._swallowed.append(near)
+                self.swallowed += 1
+                self._dead.append(near)
                 continue
             try:
                 far = socket.create_connection(("127.0.0.1", self._to_port), 5.0)
@@ -168,7 +170,6 @@ class Worker:
         self._pool = ThreadPoolExecutor(THREADS)
         self._stopped = threading.Event()
         self._looking = threading.Thread(target=self._look, name="reconciler")
-        self._messages: dict[str, Future[None]] = {}
         self.faults: list[BaseException] = []
 
     def __enter__(self) -> Worker:
@@ -222,11 +223,11 @@ def receiving(node: Node) -> Iterator[None]:
         receiver.stop()
 
 
-def make_node(folder: Path, ports: dict[str, int]) -> Node:
+def make_node(folder: Path, node_port: int, ports: dict[str, int]) -> Node:
     titles = {"orthanc": "ORTHANC", "archive": "DEMO_PACS"}
     settings = Settings(
         data_dir=folder / "data",
-        receiver=ReceiverSettings(ae_title=NODE_TITLE, port=free_port()),
+        receiver=ReceiverSettings(ae_title=NODE_TITLE, port=node_port),
         pacs=tuple(
             PacsSettings(name=name, ae_title=titles[name], host="127.0.0.1", port=port)
             for name, port in ports.items()
@@ -235,20 +236,6 @@ def make_node(folder: Path, ports: dict[str, int]) -> Node:
     database = Database(settings.database_url)
     database.upgrade()
     return Node(settings=settings, database=database)
-
-
-def fill(node: Node, studies: StoredStudies, numbers: range, *destinations: str) -> None:
-    at = datetime.now(UTC) - timedelta(seconds=5)
-    for number in numbers:
-        study = f"1.2.{number}"
-        studies.receive(study, at=at)
-        studies.read(
-            study,
-            at=at,
-            suspicion=(0.1, 0.5, 0.9)[number % 3],
-            captures=[picture(0, 8)],
-            destinations=destinations,
-        )
 
 
 def records(node: Node, destination: str) -> list[DeliveryRecord]:
@@ -275,10 +262,28 @@ def hurry(node: Node) -> None:
 
 
 class Chaos:
-    """What befalls the two PACS, one thing after the other, each until it has had its effect."""
+    """What befalls two PACS, one thing after the other, each with studies that come meanwhile."""
 
-    def __init__(self, node: Node, orthanc: OrthancProcess, archive: DemoPacs, lines: dict[str, Line]) -> None:
+    def __init__(
+        self, node: Node, orthanc: OrthancProcess, archive: DemoPacs, lines: dict[str, Line]
+    ) -> None:
         self.node, self.orthanc, self.archive, self.lines = node, orthanc, archive, lines
+        self._studies = StoredStudies(database=node.database, results_dir=node.settings.results_dir, slices=1)
+        self._read = 0
+
+    def read(self, studies: int) -> None:
+        """So many more studies are read, for both."""
+        at = datetime.now(UTC)
+        for number in range(self._read, self._read + studies):
+            self._studies.receive(f"1.2.{number}", at=at)
+            self._studies.read(
+                f"1.2.{number}",
+                at=at,
+                suspicion=(0.1, 0.5, 0.9)[number % 3],
+                captures=[picture(0, 8)],
+                destinations=tuple(self.lines),
+            )
+        self._read += studies
 
     def lose(self) -> None:
         """Both take what there is, and lose half of it before they are asked."""
@@ -290,28 +295,108 @@ class Chaos:
         for taken in self.archive.received[::2]:
             taken.path.unlink()
 
-    def one_is_dead(self) -> None:
-        """While the archive does not answer at all, Orthanc gets and confirms a good part."""
-        before = count_of(self.node, "archive", "PENDING")
-        wait_for("it is not delayed", lambda: count_of(self.node, "orthanc", "DELIVERED") > 2 * EARLY_STUDIES)
-        assert count_of(self.node, "archive", "PENDING") >= before
-        assert count_of(self.node, "archive", "DELIVERED") == 0
+    def standing(self) -> Counter[tuple[str, str, int, str | None]]:
+        return Counter((r.destination, r.state, r.attempts, r.note) for n in self.lines for r in records(self.node, n))
 
-    def cut(self, name: str) -> None:
-        """Associations break off within a data set."""
+    def until(self, what: str, holds: Callable[[], Any]) -> None:
+        """Wait, and let the waits of deliveries come to their end meanwhile."""
+        wait_for(what, holds, meanwhile=lambda: hurry(self.node))
+
+    def delivered(self, name: str) -> int:
+        return count_of(self.node, name, "DELIVERED")
+
+    def orthanc_gets_all_while_the_archive_is_dead(self) -> None:
+        wait_for("Orthanc has all", lambda: self.delivered("orthanc") == 2 * self._read)
+        assert self.delivered("archive") == 0
+        assert self.lines["archive"].swallowed > 0
+
+    def connections_break(self, name: str) -> None:
+        """Each within the data set of an object."""
         line = self.lines[name]
-        line.cut_after = 6_000
-        wait_for("connections are cut", lambda: line.cuts >= 6, meanwhile=lambda: hurry(self.node))
+        line.cut_after = 4_000
+        self.read(30)
+        self.until("connections break", lambda: line.cuts >= 4)
         line.cut_after = None
 
-    def slow(self) -> None:
-        """Every 16 KiB take a while."""
-        line, done = self.lines["orthanc"], count_of(self.node, "orthanc", "DELIVERED")
-        line.seconds_per_piece = 0.05
-        wait_for("some gets through", lambda: count_of(self.node, "orthanc", "DELIVERED") > done)
-        line.seconds_per_piece = 0.0
+    def orthanc_is_slow(self) -> None:
+        before = self.delivered("orthanc")
+        self.lines["orthanc"].seconds_per_piece = 0.1
+        self.read(20)
+        self.until("some gets through", lambda: self.delivered("orthanc") > before)
+        self.lines["orthanc"].seconds_per_piece = 0.0
 
-    def stop_and_start(self) -> None:
-        """Orthanc is gone for a while, and is back with what it held."""
+    def orthanc_is_stopped_and_started(self) -> None:
         self.orthanc.stop()
-        fill(self.node, self.studies, range(STUDIES - 20, STUDIES))
+        self.read(30)
+        self.until("it is missed", lambda: is_noted(self.node, "orthanc", "ended the connection"))
+        self.orthanc.start()
+
+    def the_archive_refuses(self) -> None:
+        """Associations, then objects, then reports only."""
+        self.archive.reject_associations = True
+        self.lines["archive"].revive()
+        self.until("it rejects", lambda: is_noted(self.node, "archive", "rejected the association"))
+        self.archive.store_status = 0xA700
+        self.archive.reject_associations = False
+        self.until("it is full", lambda: is_noted(self.node, "archive", "0xA700"))
+        self.archive.store_status = lambda sop_class: 0xA700 if sop_class == Comprehensive3DSRStorage else 0
+        captures = lambda: {r.state for r in records(self.node, "archive") if r.kind == "SC"}  # noqa: E731
+        self.until("it has all captures", lambda: captures() == {"DELIVERED"})
+        self.archive.store_status = 0
+
+
+def test_two_hundred_studies_end_with_one_set_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TCP_NODELAY", "1")  # or Orthanc waits 40 ms with each answer
+    with contextlib.ExitStack() as life:
+        node_port = free_port()
+        orthanc = OrthancProcess(tmp_path / "orthanc", node_port=node_port)
+        archive = life.enter_context(DemoPacs(tmp_path / "archive"))
+        lines = {
+            name: life.enter_context(contextlib.closing(Line(port)))
+            for name, port in (("orthanc", orthanc.dicom_port), ("archive", archive.port))
+        }
+        node = make_node(tmp_path, node_port, {name: line.port for name, line in lines.items()})
+        life.callback(node.database.dispose)
+        life.enter_context(receiving(node))
+        life.callback(orthanc.stop)
+        orthanc.start()
+
+        chaos = Chaos(node, orthanc, archive, lines)
+        chaos.read(20)
+        chaos.lose()
+        lines["archive"].is_dead = True
+        chaos.read(40)
+        with Worker(node) as worker, contextlib.ExitStack() as calm:
+            calm.callback(lines["archive"].revive)
+            chaos.orthanc_gets_all_while_the_archive_is_dead()
+            chaos.connections_break("orthanc")
+            chaos.orthanc_is_slow()
+            chaos.orthanc_is_stopped_and_started()
+            chaos.the_archive_refuses()
+            chaos.connections_break("archive")
+            chaos.read(30)
+            everything = 2 * STUDIES
+            for name in lines:
+                chaos.until(f"{name} has all", lambda name=name: chaos.delivered(name) == everything)
+        assert worker.faults == []
+        assert_one_set_each(node, orthanc, archive)
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+def assert_one_set_each(node: Node, orthanc: OrthancProcess, archive: DemoPacs) -> None:
+    files = {path.stem: data_set_of(path) for path in node.settings.results_dir.iterdir()}
+    assert len(files) == 2 * STUDIES
+    instances = orthanc.instances()
+    assert set(instances) == set(files)
+    changed = [
+        uid for uid, one in instances.items() if files[uid] not in orthanc.rest(f"/instances/{one}/file")
+    ]
+    assert changed == []
+    kept = {path.stem: data_set_of(path) for path in archive.received[0].path.parent.iterdir()}
+    assert kept == files
+    for name in ("orthanc", "archive"):
+        assert Counter(record.sop_instance_uid for record in records(node, name)) == Counter(files)
+        assert {record.state for record in records(node, name)} == {"DELIVERED"}
+        assert {record.note for record in records(node, name)} == {None}

@@ -106,6 +106,7 @@ def test_that_a_study_was_not_read_is_told_with_the_reason_and_reported(database
         assert (told.notice.state, told.notice.priority) == (StudyState.NOT_READ, Priority.MEDIUM)
         assert (told.notice.reason, told.notice.suspicion) == ("NOT_HEAD", None)
         assert told.notice.reason_detail == "no head in it"
+        assert told.notice.report_sop_instance_uids == ("8.1",)
         with database.writing() as session:
             record_taken(session, told, now=at(seconds + 3), note=None, confirm=False)
     with database.reading() as session:

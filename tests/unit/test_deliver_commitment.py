@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from pynetdicom.dsutils import decode, encode
 
-from ich_node.deliver.commitment import not_committed, request_commitment
+from ich_node.deliver.commitment import request_commitment
 from ich_node.deliver.scu import Destination
 from ich_node.receive.commitment_event import EventStatus, ReportRefused, read_report
 from ich_node.receive.commitment_folder import FolderFull, Reference, locked
@@ -32,6 +32,7 @@ from ich_node.receive.commitment_results import (
     results_folder,
 )
 from ich_node.receive.limits import is_valid_uid
+from tests.commitment_answers import not_committed
 
 TRANSACTION = "2.25.77"
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

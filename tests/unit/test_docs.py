@@ -10,8 +10,16 @@ import click
 import pytest
 
 from ich_node.cli import root
+from ich_node.destination_settings import (
+    HL7Settings,
+    MailSettings,
+    NotifiedSettings,
+    PacsSettings,
+    WebhookSettings,
+)
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
+from ich_node.settings_section import Section
 from ich_node.settings_sources import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -109,6 +117,33 @@ def test_every_setting_is_described_with_its_default() -> None:
         if isinstance(value, bool | int | float) or (isinstance(value, str) and "/" not in value):
             written = str(value).lower() if isinstance(value, bool) else str(value)
             assert described[key] == (f"`{written}`" if written else "empty"), key
+
+
+@pytest.mark.parametrize(
+    ("begin", "section", "without"),
+    [
+        ("Where results go\n", PacsSettings, None),
+        ("`[[hl7]]` has\n", HL7Settings, NotifiedSettings),
+        ("`[[webhook]]` has\n", WebhookSettings, NotifiedSettings),
+        ("`[[mail]]` has\n", MailSettings, NotifiedSettings),
+    ],
+)
+def test_every_key_of_a_table_is_described_with_its_default(
+    begin: str, section: type[Section], without: type[Section] | None
+) -> None:
+    text = (REPOSITORY / "docs/settings.md").read_text(encoding="utf-8")
+    table = text[text.index("|---", text.index(begin)) :].partition("\n\n")[0]
+    described = {
+        key: default.strip("`") for key, default in re.findall(r"^\| (\w+) \| (.+?) \|", table, re.MULTILINE)
+    }
+    shared = set(without.model_fields) if without else set()
+    assert list(described) == [key for key in section.model_fields if key not in shared]
+    for key, written in described.items():
+        field = section.model_fields[key]
+        value = "needed" if field.is_required() else field.default
+        if isinstance(value, tuple):
+            value = "[" + ", ".join(f'"{each}"' for each in value) + "]"
+        assert written == {"": "empty", "False": "false"}.get(str(value), str(value)), key
 
 
 @pytest.mark.parametrize("term", [*Priority, *StudyState, *RejectionReason])

@@ -20,11 +20,11 @@ from ich_node.report import ReadingReport, build_secondary_captures, drawing
 from ich_node.report.contours import class_contours, contours
 from ich_node.report.joint_maps import contour_labels
 from ich_node.report.labels import Label, write_labels
-from ich_node.report.overlay import HEADER_HEIGHT, render_overlay
+from ich_node.report.overlay import FOOTER_HEIGHT, HEADER_HEIGHT, render_overlay
 from ich_node.report.sketch import sketch_slice
 from ich_node.report.slice_picture import render_slice
 from ich_node.report.summary import render_summary
-from ich_node.report.viewport import whole_slice
+from ich_node.report.viewport import PAGE_WIDTH, whole_slice
 from tests.report_builders import make_report
 
 FloatArray = npt.NDArray[np.float32]
@@ -163,6 +163,11 @@ def test_any_alone_is_drawn_by_levels_of_likelihood() -> None:
     assert not colored(picture, IchSubtype.ANY).any()
 
 
+def legend_part(page: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The part of an overlay's page where the lines of its legend are, above the scale bar."""
+    return page[HEADER_HEIGHT + PAGE_WIDTH // 2 : -(FOOTER_HEIGHT + 40), 22:42]
+
+
 def swatches(strip: npt.NDArray[np.uint8]) -> set[tuple[int, ...]]:
     """Colours of the rows of a picture that have one colour from end to end, without those of the ground."""
     even = strip[np.all(strip == strip[:, :1], axis=(1, 2)), 0]
@@ -178,8 +183,7 @@ def test_the_legends_list_exactly_the_classes_that_are_shown(classes: Sequence[I
     expected = {drawing.CLASS_COLOR[subtype] for subtype in classes}
     assert set(sketch_slice(report, 0).classes) == set(classes)
     page = render_overlay(report, 0)
-    legend = page[HEADER_HEIGHT + 600 : HEADER_HEIGHT + 960, 22:50]
-    assert swatches(legend) == expected
+    assert swatches(legend_part(page)) == expected
     panel = render_summary(report)[700:1000, 986:1004]
     assert swatches(panel) == expected
 
@@ -188,7 +192,7 @@ def test_the_legends_of_any_alone_list_the_levels() -> None:
     report = dark_report({IchSubtype.ANY: square(IchSubtype.ANY)})
     assert sketch_slice(report, 0).classes == ()
     levels = {color for _, color in drawing.LEVELS}
-    assert swatches(render_overlay(report, 0)[HEADER_HEIGHT + 600 : HEADER_HEIGHT + 960, 22:50]) == levels
+    assert swatches(legend_part(render_overlay(report, 0))) == levels
     assert swatches(render_summary(report)[700:1000, 986:1004]) == {drawing.LEVELS[0][1]}
 
 

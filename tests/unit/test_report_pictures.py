@@ -13,10 +13,10 @@ from ich_node.findings import IchSubtype, Localization, SliceFinding
 from ich_node.report import drawing
 from ich_node.report.attributes import numbers
 from ich_node.report.geometry import opposite, orientation_letters, patient_orientation
-from ich_node.report.overlay import render_overlay
+from ich_node.report.overlay import FOOTER_HEIGHT, HEADER_HEIGHT, render_overlay
 from ich_node.report.slice_picture import render_slice
 from ich_node.report.summary import MAX_PANES, _caveat_lines, montage_slices, render_summary
-from ich_node.report.viewport import head_region, whole_slice
+from ich_node.report.viewport import PAGE_WIDTH, head_region, whole_slice
 from ich_node.report.wording import percent, percent_text, slice_name
 from tests.report_builders import make_report
 
@@ -143,7 +143,7 @@ def test_many_caveats_and_long_names_stay_inside_the_page() -> None:
     algorithm = replace(report.finding.algorithm, name="a" * 64, version="9" * 40)
     long = replace(report, finding=replace(report.finding, algorithm=algorithm))
     assert render_summary(long).shape == (1108, 1280, 3)
-    assert render_overlay(long, report.finding.suspicious_slices[0]).shape[1:] == (1024, 3)
+    assert render_overlay(long, report.finding.suspicious_slices[0]).shape[1:] == (PAGE_WIDTH, 3)
 
 
 def test_wrapped_lines_fit_and_lose_no_word() -> None:
@@ -171,17 +171,17 @@ def test_slices_without_number_are_named_by_their_place() -> None:
 def test_pixels_that_are_not_square_are_drawn_in_proportion() -> None:
     report = make_report(0.9, shape=(3, 32, 64), spacing_mm=(5.0, 1.0, 0.5))
     view = whole_slice(report)
-    assert (view.width, view.height) == (1024, 1024)
+    assert (view.width, view.height) == (PAGE_WIDTH, PAGE_WIDTH)
     assert np.any(is_close(render_overlay(report, 1), drawing.TEXT))
 
 
 def test_the_page_of_a_narrow_slice_is_bounded_and_shows_it_whole() -> None:
     report = make_report(0.9, shape=(3, 512, 64))
     view = whole_slice(report)
-    assert (view.width, view.height) == (1024, 2048)
-    assert view.to_picture(0.0, 0.0)[0] == pytest.approx(1024 - view.to_picture(64.0, 0.0)[0])
-    assert view.to_picture(0.0, 512.0)[1] == pytest.approx(2048)
-    assert render_overlay(report, 1).shape == (2048 + 96 + 40, 1024, 3)
+    assert (view.width, view.height) == (PAGE_WIDTH, 2 * PAGE_WIDTH)
+    assert view.to_picture(0.0, 0.0)[0] == pytest.approx(PAGE_WIDTH - view.to_picture(64.0, 0.0)[0])
+    assert view.to_picture(0.0, 512.0)[1] == pytest.approx(2 * PAGE_WIDTH)
+    assert render_overlay(report, 1).shape == (2 * PAGE_WIDTH + HEADER_HEIGHT + FOOTER_HEIGHT, PAGE_WIDTH, 3)
 
 
 def test_montage_of_a_negative_reading_leaves_air_out() -> None:
