@@ -35,59 +35,60 @@ class _OtherCertificate(OSError):
     """The peer has shown a valid certificate, but another one than it should."""
 
 
-def connection_context(
-    *,
-    ca: Path | None,
-    certificate: Path | None,
-    key: Path | None,
-    expected: str,
-    check: PeerCheck,
-    table: str,
-) -> ssl.SSLContext:
-    """Make the context of one connection, whose handshake ends with a look at the peer's certificate.
-
-    So nothing is sent to a peer that is not the one that is meant, whichever library makes the handshake.
-
-    Parameters
-    ----------
-    ca
-        PEM file with the authorities that sign the peer's certificate, or with that certificate; ``None``: the
-        authorities that the operating system trusts. Read anew for each connection, as the other files are, so
-        that renewing a certificate needs no restart.
-    certificate
-        PEM file with the node's certificate chain, for a peer that asks for one.
-    key
-        PEM file with its private key, without a pass phrase; ``None``: in ``certificate``.
-    expected
-        What the peer's certificate must carry: see `certificate_carries`. Empty: the host that is called.
-    check
-        Is told when the handshake fails.
-    table
-        What a person is told to look at: of the settings, where these files are named.
-
-    Raises
-    ------
-    ConfigurationError
-        A file cannot be used; the message names it and says what to do.
+@dataclass(frozen=True, kw_only=True)
+class ClientTls:
+    """Whom to trust, and who this node says that it is. The files are PEM, and read anew for each connection, so that
+    renewing a certificate needs no restart.
     """
 
-    def worded(words: str) -> str:
-        # The receiver's words for the same faults name the receiver's settings.
-        return words.replace("receiver.tls.", f"{table} ")
+    ca: Path | None = None
+    """The authorities that sign the peer's certificate, or that certificate; ``None``: the authorities that the
+    operating system trusts."""
+    certificate: Path | None = None
+    """The node's certificate chain, for a peer that asks for one."""
+    key: Path | None = None
+    """Its private key, without a pass phrase; ``None``: in ``certificate``."""
+    expected: str = ""
+    """What the peer's certificate must carry: its SHA-256 fingerprint, or a whole subjectAltName. Empty: the host that
+    is called, as a browser wants it."""
+    table: str = "[[pacs]]"
+    """Of the settings, where these files are named: for the words of an error."""
 
-    context = _bare_context()
-    context.check_hostname = not expected
-    context.sslsocket_class = _checked_socket(expected, check, worded)
-    try:
-        if certificate is not None:
-            load_own(context, TlsFiles(certificate=certificate, key=key or certificate, ca=certificate))
-        if ca is None:
-            context.load_default_certs()
-        else:
-            load_authorities(context, ca)
-    except ConfigurationError as error:
-        raise ConfigurationError(worded(str(error))) from None
-    return context
+    def context(self, check: PeerCheck | None = None) -> ssl.SSLContext:
+        """Make the context of one connection, whose handshake ends with a look at the peer's certificate.
+
+        So nothing is sent to a peer that is not the one that is meant, whichever library makes the handshake.
+
+        Parameters
+        ----------
+        check
+            Is told when the handshake fails.
+
+        Raises
+        ------
+        ConfigurationError
+            A file cannot be used; the message names it and says what to do.
+        """
+        context = _bare_context()
+        context.check_hostname = not self.expected
+        context.sslsocket_class = _checked_socket(self.expected, check or PeerCheck(), self._worded)
+        try:
+            if self.certificate is not None:
+                files = TlsFiles(
+                    certificate=self.certificate, key=self.key or self.certificate, ca=self.certificate
+                )
+                load_own(context, files)
+            if self.ca is None:
+                context.load_default_certs()
+            else:
+                load_authorities(context, self.ca)
+        except ConfigurationError as error:
+            raise ConfigurationError(self._worded(str(error))) from None
+        return context
+
+    def _worded(self, words: str) -> str:
+        # The receiver's words for the same faults name the receiver's settings.
+        return words.replace("receiver.tls.", f"{self.table} ")
 
 
 def _bare_context() -> ssl.SSLContext:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ich_node.client_tls import ClientTls
 from ich_node.deliver.scu import Destination
-from ich_node.deliver.tls import ClientTls
 from ich_node.deliver.web_client import WebDestination
 from ich_node.destination_settings import HL7Settings, MailSettings, PacsSettings, WebhookSettings
 from ich_node.errors import ConfigurationError
@@ -16,7 +16,6 @@ from ich_node.notify.mail import MailRelay, send_mail
 from ich_node.notify.mllp import MllpDestination, send_oru
 from ich_node.notify.notice import Notice
 from ich_node.notify.outcome import NoticeOutcome
-from ich_node.notify.trust import TlsTrust
 from ich_node.notify.webhook import WebhookEndpoint, post_notice
 from ich_node.settings import is_loopback
 
@@ -69,7 +68,7 @@ def notice_sender(listener: HL7Settings | WebhookSettings | MailSettings) -> Sen
         endpoint = WebhookEndpoint(
             url=listener.url,
             secret=_secret(listener.secret_file).encode(),
-            trust=TlsTrust(ca_file=_path(listener.ca)),
+            trust=ClientTls(ca=_path(listener.ca), table="[[webhook]]"),
             plain_http_allowed=is_loopback(urlsplit(listener.url).hostname or ""),
         )
         return lambda notice: post_notice(notice, endpoint)
@@ -77,7 +76,7 @@ def notice_sender(listener: HL7Settings | WebhookSettings | MailSettings) -> Sen
         host=listener.host,
         port=listener.port,
         security=listener.security,
-        trust=TlsTrust(ca_file=_path(listener.ca)),
+        trust=ClientTls(ca=_path(listener.ca), table="[[mail]]"),
         user=listener.user,
         password=_secret(listener.password_file),
         sender=listener.sender,
@@ -96,7 +95,7 @@ def _hl7(listener: HL7Settings) -> Sender:
         character_set=CharacterSet(listener.character_set),
         patient_id_authority=listener.patient_id_authority,
     )
-    trust = TlsTrust(ca_file=_path(listener.ca)) if listener.ca else None
+    trust = ClientTls(ca=_path(listener.ca), table="[[hl7]]") if listener.ca else None
     destination = MllpDestination(host=listener.host, port=listener.port, trust=trust)
     return lambda notice: send_oru(notice, header, destination)
 

@@ -20,8 +20,8 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
+from ich_node.client_tls import ClientTls, PeerCheck
 from ich_node.deliver.outbox import is_permanent
-from ich_node.deliver.tls import ClientTls, PeerCheck, checking_context
 from ich_node.errors import ConfigurationError
 from ich_node.receive.limits import Limits
 from ich_node.receive.upper_layer import application_entity, configure_pynetdicom
@@ -218,7 +218,7 @@ class Call:
         entity.connection_timeout = waits.connection_s
         to = self._destination
         try:
-            context = checking_context(to.tls, self._check) if to.tls else None
+            context = to.tls.context(self._check) if to.tls else None
             self._association = entity.associate(
                 to.host,
                 to.port,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from urllib3.util import make_headers
 
+from ich_node.client_tls import ClientTls
 from ich_node.deliver.scu import Timeouts
-from ich_node.deliver.tls import ClientTls, checking_context
 from ich_node.http_exchange import HttpAnswer, HttpTimeouts, NoAnswer, Request
 from ich_node.http_exchange import exchange as exchange_http
 
@@ -91,7 +91,7 @@ def exchange(
         url=destination.url.rstrip("/") + path,
         headers={**headers, **_credentials(destination)},
         body=body,
-        tls=lambda check: checking_context(destination.tls, check),
+        tls=destination.tls.context,
     )
     waits = HttpTimeouts(connection_s=timeouts.connection_s, step_s=timeouts.network_s, answer_s=answer_s)
     with exchange_http(request, waits) as answer:

@@ -9,7 +9,6 @@ from ich_node.notify.mail import MailRelay, mail_message, send_mail
 from ich_node.notify.mllp import MllpDestination, MllpTimeouts, send_oru
 from ich_node.notify.notice import Disclosure, Notice, PatientIdentity, notice_from_json
 from ich_node.notify.outcome import NoticeOutcome, NoticeResult
-from ich_node.notify.trust import TlsTrust
 from ich_node.notify.webhook import WebhookEndpoint, post_notice, signature
 
 __all__ = [
@@ -24,7 +23,6 @@ __all__ = [
     "NoticeOutcome",
     "NoticeResult",
     "PatientIdentity",
-    "TlsTrust",
     "WebhookEndpoint",
     "mail_message",
     "message_control_id",

@@ -16,11 +16,11 @@ from email.policy import SMTP as SMTP_POLICY
 from email.utils import format_datetime
 from typing import Any, BinaryIO, Literal
 
+from ich_node.client_tls import ClientTls
 from ich_node.errors import ConfigurationError
 from ich_node.findings import Priority
 from ich_node.notify.notice import Notice
 from ich_node.notify.outcome import NoticeOutcome, NoticeResult, outcome
-from ich_node.notify.trust import TlsTrust
 from ich_node.notify.wording import headline, identity_lines, result_lines, subject, time_lines
 
 _MAX_REPLY_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ class MailRelay:
     host: str
     port: int = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
-    trust: TlsTrust = field(default_factory=TlsTrust)
+    trust: ClientTls = field(default_factory=ClientTls)
     user: str = ""
     """Empty: without login."""
     password: str = field(default="", repr=False)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from hl7apy.exceptions import HL7apyException
 
+from ich_node.client_tls import ClientTls
 from ich_node.errors import ConfigurationError
 from ich_node.notify.hl7 import Acknowledgment, Hl7Header, message_control_id, oru_r01, read_acknowledgment
 from ich_node.notify.notice import Notice
 from ich_node.notify.outcome import NoticeOutcome, NoticeResult, outcome
-from ich_node.notify.trust import TlsTrust
 
 _START, _END = b"\x0b", b"\x1c"
 _MAX_ACKNOWLEDGMENT_BYTES = 64 * 1024
@@ -37,7 +37,7 @@ class MllpDestination:
 
     host: str
     port: int
-    trust: TlsTrust | None = None
+    trust: ClientTls | None = None
     """``None``: without TLS."""
 
     def __post_init__(self) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
+from ich_node.client_tls import ClientTls
 from ich_node.errors import ConfigurationError
 from ich_node.http_exchange import HttpAnswer, HttpTimeouts, NoAnswer, Request, exchange
 from ich_node.notify.notice import Notice
 from ich_node.notify.outcome import NoticeOutcome, NoticeResult, outcome
-from ich_node.notify.trust import TlsTrust
 
 SIGNATURE_HEADER = "X-ICH-Node-Signature"
 _MAX_WORDS_BYTES = 4096
@@ -41,7 +41,7 @@ class WebhookEndpoint:
     """Hidden, because a path or a query is often what lets one in."""
     secret: bytes = field(repr=False)
     """Key of the signature, as the receiver has it."""
-    trust: TlsTrust = field(default_factory=TlsTrust)
+    trust: ClientTls = field(default_factory=ClientTls)
     plain_http_allowed: bool = False
     """Whether the URL may be ``http:``, so that everybody on the way can read."""
     connection_timeout_s: float = 10.0
@@ -123,7 +123,7 @@ def _request(notice: Notice, endpoint: WebhookEndpoint, now: int) -> Request:
         url=endpoint.url,
         headers=headers,
         body=[body],
-        tls=lambda check: endpoint.trust.context(check, table="[[webhook]]"),
+        tls=endpoint.trust.context,
     )
 
 

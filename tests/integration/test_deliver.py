@@ -31,8 +31,8 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 
+from ich_node.client_tls import ClientTls
 from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult, Destination, Timeouts, echo, send
-from ich_node.deliver.tls import ClientTls
 from ich_node.receive.tls import TlsFiles
 from ich_node.receive.upper_layer import configure_pynetdicom
 from tests.certificates import Authority

@@ -20,9 +20,9 @@ from typing import Any
 import pydicom
 import pytest
 
+from ich_node.client_tls import ClientTls
 from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult, Timeouts
 from ich_node.deliver.stow import send
-from ich_node.deliver.tls import ClientTls
 from ich_node.deliver.web_client import WebDestination
 from ich_node.receive.tls import TlsFiles, server_context
 from tests.certificates import Authority

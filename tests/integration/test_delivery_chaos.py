@@ -28,6 +28,7 @@ from ich_node.database.outbox import DeliveryRecord
 from ich_node.database.tables import OutboxRow
 from ich_node.delivery_job import Deliverer, deliver_due
 from ich_node.node import Node
+from ich_node.receive.commitment import CommitmentDesk
 from ich_node.receive.commitment_results import CommitmentResults, results_folder
 from ich_node.receive.receiver import Receiver
 from ich_node.receive.spool import Spool
@@ -208,12 +209,14 @@ def wait_for(what: str, holds: Callable[[], Any], *, meanwhile: Callable[[], Non
 @contextlib.contextmanager
 def receiving(node: Node) -> Iterator[None]:
     """The node's receiver, which hears the reports of storage commitment."""
+    spool = Spool(node.settings.spool_dir)
     receiver = Receiver(
         ae_title=NODE_TITLE,
         port=node.settings.receiver.port,
-        spool=Spool(node.settings.spool_dir),
+        spool=spool,
         on_instance=lambda _: None,
         on_association_end=lambda _: None,
+        commitment=CommitmentDesk(node.settings.commitment_dir, spool),
         results=CommitmentResults(results_folder(node.settings.commitment_dir)),
     )
     receiver.start()
@@ -296,7 +299,9 @@ class Chaos:
             taken.path.unlink()
 
     def standing(self) -> Counter[tuple[str, str, int, str | None]]:
-        return Counter((r.destination, r.state, r.attempts, r.note) for n in self.lines for r in records(self.node, n))
+        return Counter(
+            (r.destination, r.state, r.attempts, r.note) for n in self.lines for r in records(self.node, n)
+        )
 
     def until(self, what: str, holds: Callable[[], Any]) -> None:
         """Wait, and let the waits of deliveries come to their end meanwhile."""

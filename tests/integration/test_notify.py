@@ -25,6 +25,7 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
+from ich_node.client_tls import ClientTls
 from ich_node.notify import (
     Disclosure,
     Hl7Header,
@@ -34,7 +35,6 @@ from ich_node.notify import (
     Notice,
     NoticeOutcome,
     NoticeResult,
-    TlsTrust,
     WebhookEndpoint,
     mail_message,
     message_control_id,
@@ -61,7 +61,7 @@ class Authority:
     """A certificate authority, and what a server of it and its clients need."""
 
     server: ssl.SSLContext
-    trust: TlsTrust
+    trust: ClientTls
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     ca.cert_pem.write_to_path(str(file))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(HOST).configure_cert(context)
-    return Authority(context, TlsTrust(ca_file=file))
+    return Authority(context, ClientTls(ca=file))
 
 
 @contextmanager
@@ -197,9 +197,9 @@ def test_a_repetition_is_the_same_message() -> None:
 def test_a_receiver_with_tls(authority: Authority) -> None:
     with hl7_receiver(accept, context=authority.server) as (port, messages):
         assert oru_to(port, trust=authority.trust).result is SENT
-        stranger = oru_to(port, trust=TlsTrust())
+        stranger = oru_to(port, trust=ClientTls())
         elsewhere = oru_to(port, trust=authority.trust, host="127.0.0.1")
-        absent = oru_to(port, trust=TlsTrust(ca_file=Path("absent.pem")))
+        absent = oru_to(port, trust=ClientTls(ca=Path("absent.pem")))
     assert (stranger.result, elsewhere.result, absent.result) == (TRANSIENT,) * 3
     assert "verify failed" in stranger.detail.lower()
     assert "absent.pem" in absent.detail
@@ -448,9 +448,9 @@ def test_a_web_server_of_a_stranger_gets_nothing(authority: Authority) -> None:
     web = Web()
     with web_server(web, authority) as endpoint:
         outcomes = [
-            post_notice(notice(), replace(endpoint, trust=TlsTrust())),
+            post_notice(notice(), replace(endpoint, trust=ClientTls(table="[[webhook]]"))),
             post_notice(notice(), replace(endpoint, url=endpoint.url.replace(HOST, "127.0.0.1"))),
-            post_notice(notice(), replace(endpoint, trust=TlsTrust(ca_file=Path("absent.pem")))),
+            post_notice(notice(), replace(endpoint, trust=ClientTls(ca=Path("absent.pem")))),
         ]
     assert [outcome.result for outcome in outcomes] == [TRANSIENT] * 3
     assert "unknown authority, that is, of none in [[webhook]] ca" in outcomes[0].detail
@@ -591,7 +591,7 @@ def test_a_mail_server_with_starttls_and_login_takes_the_mail(authority: Authori
         relay = relay_at(port, trust=authority.trust, user="node", password="hush hush")
         outcome = send_mail(notice(), relay)
         wrong = send_mail(notice(), replace(relay, password="hush"))
-        stranger = send_mail(notice(), replace(relay, trust=TlsTrust()))
+        stranger = send_mail(notice(), replace(relay, trust=ClientTls()))
     assert (outcome.result, outcome.detail) == (SENT, f"{HOST} took the mail for 2 recipients")
     ((recipients, content),) = inbox.mails
     assert recipients == ["a@x.example", "b@x.example"]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ich_node.client_tls import ClientTls
 from ich_node.errors import ConfigurationError
-from ich_node.notify import MllpDestination, TlsTrust, WebhookEndpoint, signature
+from ich_node.notify import MllpDestination, WebhookEndpoint, signature
 
 SECRET = b"0123456789abcdef"
 NOW = 1_700_000_000
@@ -52,16 +53,16 @@ def test_tls_files_that_are_not_there_or_none_are_named(tmp_path: Path) -> None:
     garbage = tmp_path / "ca.pem"
     garbage.write_text("no certificate")
     for trust in (
-        TlsTrust(ca_file=tmp_path / "absent.pem"),
-        TlsTrust(ca_file=garbage),
-        TlsTrust(certificate_file=garbage),
+        ClientTls(ca=tmp_path / "absent.pem"),
+        ClientTls(ca=garbage),
+        ClientTls(certificate=garbage),
     ):
         with pytest.raises(ConfigurationError, match=str(tmp_path)):
             trust.context()
 
 
 def test_a_connection_has_forward_secrecy_and_looks_at_the_certificate() -> None:
-    context = TlsTrust().context()
+    context = ClientTls().context()
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert all(cipher["name"].startswith(("ECDHE-", "TLS_")) for cipher in context.get_ciphers())
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
