@@ -40,7 +40,7 @@ class MailRelay:
     host: str
     port: int = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
-    trust: ClientTls = field(default_factory=ClientTls)
+    trust: ClientTls = ClientTls(table="[[mail]]")
     user: str = ""
     """Empty: without login."""
     password: str = field(default="", repr=False)

@@ -450,7 +450,9 @@ def test_a_web_server_of_a_stranger_gets_nothing(authority: Authority) -> None:
         outcomes = [
             post_notice(notice(), replace(endpoint, trust=ClientTls(table="[[webhook]]"))),
             post_notice(notice(), replace(endpoint, url=endpoint.url.replace(HOST, "127.0.0.1"))),
-            post_notice(notice(), replace(endpoint, trust=ClientTls(ca=Path("absent.pem")))),
+            post_notice(
+                notice(), replace(endpoint, trust=ClientTls(ca=Path("absent.pem"), table="[[webhook]]"))
+            ),
         ]
     assert [outcome.result for outcome in outcomes] == [TRANSIENT] * 3
     assert "unknown authority, that is, of none in [[webhook]] ca" in outcomes[0].detail
