@@ -40,7 +40,7 @@ class MailRelay:
     host: str
     port: int = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
-    trust: ClientTls = ClientTls(table="[[mail]]")
+    trust: ClientTls = field(default_factory=lambda: ClientTls(table="[[mail]]"))
     user: str = ""
     """Empty: without login."""
     password: str = field(default="", repr=False)

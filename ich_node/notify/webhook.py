@@ -41,7 +41,7 @@ class WebhookEndpoint:
     """Hidden, because a path or a query is often what lets one in."""
     secret: bytes = field(repr=False)
     """Key of the signature, as the receiver has it."""
-    trust: ClientTls = ClientTls(table="[[webhook]]")
+    trust: ClientTls = field(default_factory=lambda: ClientTls(table="[[webhook]]"))
     plain_http_allowed: bool = False
     """Whether the URL may be ``http:``, so that everybody on the way can read."""
     connection_timeout_s: float = 10.0
