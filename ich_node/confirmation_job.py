@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pydicom
@@ -23,6 +23,7 @@ from ich_node.deliver.query import Presence, StoredObject, stored
 from ich_node.deliver.scu import Destination
 from ich_node.destination_settings import PacsSettings
 from ich_node.destinations import pacs_destination
+from ich_node.errors import ConfigurationError
 from ich_node.lease import showing_life, work_owner
 from ich_node.node import Node, now
 from ich_node.receive.commitment_results import CommitmentResult, CommitmentResults, results_folder
@@ -48,7 +49,11 @@ def confirm_due(node: Node, pacs: PacsSettings) -> None:
         if not claimed:
             return
         with showing_life(_renewal(node.database, claimed), _LEASE):
-            _confirm(node, pacs, claimed)
+            try:
+                _confirm(node, pacs, claimed)
+            except ConfigurationError as error:  # a file of the settings that can be mended
+                for each in claimed:
+                    _record_presence(node.database, each, Presence.CANNOT_TELL, str(error))
 
 
 def take_answers(node: Node) -> None:
@@ -99,7 +104,7 @@ def _commit(node: Node, pacs: PacsSettings, claimed: Sequence[Unconfirmed]) -> b
         _record_answer(node.database, outcome.result)
         _results(node).remove([outcome.result])
         return True
-    if outcome.state is CommitmentState.NOT_SUPPORTED and pacs.confirm == "auto":
+    if pacs.confirm == "auto" and outcome.state is not CommitmentState.REQUESTED:
         return False
     _wait(node, claimed, outcome, at_least=_patience(outcome))
     return True
@@ -147,7 +152,7 @@ def _record_presence(database: Database, each: Unconfirmed, presence: Presence, 
             confirmation.record_kept(session, [each], now=at)
         elif presence is Presence.ABSENT and each.attempts > _ABSENT_AT_FIRST:
             note = f"taken, then lost: {detail}"
-            confirmation.record_lost(session, [each], again_at=next_attempt(each.sends, at), note=note)
+            confirmation.record_lost(session, [each], again_at=_send_again(each.sends, at), note=note)
         else:
             again = next_attempt(each.attempts, at)
             confirmation.record_waiting(session, [each], next_attempt_at=again, note=detail)
@@ -178,10 +183,15 @@ def _record_answer(database: Database, result: CommitmentResult) -> None:
     )
     with database.writing() as session:
         known = confirmation.record_answer(
-            session, answer, now=at, again_at=lambda sends: next_attempt(sends, at)
+            session, answer, now=at, again_at=lambda sends: _send_again(sends, at)
         )
     if not known:
         logger.info("a report of storage commitment is about nothing that waits for it")
+
+
+def _send_again(sends: int, at: datetime) -> datetime | None:
+    """Of what was taken while somebody had it sent again from the beginning, the count of sends is 0."""
+    return next_attempt(max(1, sends), at)
 
 
 def _results(node: Node) -> CommitmentResults:

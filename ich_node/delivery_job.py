@@ -13,7 +13,7 @@ from ich_node.database import outbox
 from ich_node.database.engine import Database
 from ich_node.database.outbox import Delivery
 from ich_node.deliver import scu, stow
-from ich_node.deliver.outbox import next_attempt
+from ich_node.deliver.outbox import GIVE_UP_AFTER, LONGEST_DELAY, next_attempt
 from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult
 from ich_node.deliver.web_client import WebDestination
 from ich_node.destination_settings import PacsSettings
@@ -62,12 +62,18 @@ def _unless_busy(free: threading.BoundedSemaphore, work: Callable[[], None]) -> 
 
 
 def deliver_due(node: Node, destination_name: str) -> None:
-    """Send a destination what waits for it, the most urgent first, until nothing is due."""
+    """Send a destination what waits for it, the most urgent first, until nothing is due or nobody answers.
+
+    What is still due then goes with the next message: a destination that is away holds its thread for one batch.
+    """
     for listener in node.settings.notified:
         if listener.name == destination_name:
             tell_due(node, listener)
             return
     pacs = _pacs(node, destination_name)
+    if pacs is None:
+        _give_up(node.database, destination_name)
+        return
     while True:
         with node.database.writing() as session:
             claimed = outbox.claim_deliveries(
@@ -75,12 +81,15 @@ def deliver_due(node: Node, destination_name: str) -> None:
             )
         if not claimed:
             return
-        if pacs is None:
-            _record_unknown(node.database, claimed)
-            continue
         with showing_life(_renewal(node.database, claimed), _LEASE):
             outcomes = _send(node, pacs, [node.settings.results_dir / each.file_name for each in claimed])
             _record_outcomes(node.database, claimed, outcomes, confirm=pacs.confirm != "none")
+        if not any(map(_is_answer, outcomes)):
+            return
+
+
+def _is_answer(outcome: DeliveryOutcome) -> bool:
+    return outcome.result is not DeliveryResult.TRANSIENT or outcome.status is not None
 
 
 def _send(node: Node, pacs: PacsSettings, paths: Sequence[Path]) -> Sequence[DeliveryOutcome]:
@@ -117,6 +126,8 @@ def _record_outcomes(
 
 def _again(delivery: Delivery, outcome: DeliveryOutcome, at: datetime) -> datetime | None:
     again = next_attempt(delivery.attempts, at)
+    if again is None and at - delivery.created_at < GIVE_UP_AFTER:
+        again = at + LONGEST_DELAY  # it was tried more often than by itself
     if again is None or outcome.retry_after_s is None:
         return again
     return max(again, at + timedelta(seconds=outcome.retry_after_s))
@@ -130,13 +141,11 @@ def _renewal(database: Database, claimed: Sequence[Delivery]) -> Callable[[], bo
     return renew
 
 
-def _record_unknown(database: Database, claimed: Sequence[Delivery]) -> None:
+def _give_up(database: Database, destination_name: str) -> None:
+    note = f"no [[pacs]] is named {destination_name}; add it and run 'ich-node deliveries --retry'"
     with database.writing() as session:
-        for delivery in claimed:
-            note = (
-                f"no [[pacs]] is named {delivery.destination}; add it and run 'ich-node deliveries --retry'"
-            )
-            outbox.record_failed(session, delivery, next_attempt_at=None, note=note)
+        count = outbox.give_up(session, destination_name, now=now(), note=note)
+    logger.warning("%d deliveries are for %s, which the settings do not name", count, destination_name)
 
 
 def _pacs(node: Node, name: str) -> PacsSettings | None:

@@ -174,6 +174,13 @@ def _is_loss(error: BaseException) -> bool:
     return isinstance(error, OSError | HTTPError | HTTPException)
 
 
+def _pieces(response: Any) -> Iterator[bytes]:
+    try:
+        yield from response.stream(_BLOCK, decode_content=False)
+    except ValueError:  # urllib3 takes a chunk of a negative size, and cannot read so much
+        raise HTTPException from None
+
+
 def _parsed(request: Request) -> Url:
     """With path and query percent-encoded as far as they are not yet."""
     try:
@@ -229,7 +236,7 @@ def _send(connection: HTTPConnection, request: Request, target: str, timeouts: H
 
 def _content(response: Any, hearing: _Hearing) -> Iterator[bytes]:
     with hearing:
-        yield from response.stream(_BLOCK, decode_content=False)
+        yield from _pieces(response)
 
 
 def _why_not_connected(host: str, check: PeerCheck, error: Any) -> str:

@@ -67,7 +67,10 @@ def pseudonym_key(data_dir: Path) -> bytes:
     data_dir.mkdir(parents=True, exist_ok=True)
     drawn = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     drawn.touch(mode=0o600)
-    drawn.write_bytes(secrets.token_bytes(_KEY_BYTES))
+    with drawn.open("wb") as output:
+        output.write(secrets.token_bytes(_KEY_BYTES))
+        output.flush()
+        os.fsync(output.fileno())  # an empty key after a power cut would be everybody's
     try:
         os.link(drawn, file)  # the first of several processes wins
     except FileExistsError:

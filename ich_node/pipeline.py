@@ -22,6 +22,7 @@ from ich_node.pixels import DecodeLimits
 from ich_node.receive.frames import ENHANCED_CT_CLASSES, read_frames_header
 from ich_node.receive.header import read_header
 from ich_node.report import Predecessor, ReadingReport
+from ich_node.report.result_objects import ResultKind
 from ich_node.result_files import ResultFiles
 from ich_node.selection import SeriesExclusion, select_series
 from ich_node.study import Instance, Series, Study
@@ -359,8 +360,12 @@ def _exclusion(series_instance_uid: str, rejected: StudyRejected) -> SeriesExclu
 def _predecessor(earlier: EarlierReading | None) -> Predecessor | None:
     if earlier is None:
         return None
+    reports = (kind.partition("/") for kind in earlier.sent_kinds)
     return Predecessor(
-        model_name=earlier.model_name, model_version=earlier.model_version, run_number=earlier.run_number
+        model_name=earlier.model_name,
+        model_version=earlier.model_version,
+        run_number=earlier.run_number,
+        sr_forms=frozenset(form for kind, _, form in reports if kind == ResultKind.SR),
     )
 
 

@@ -91,7 +91,7 @@ def _read(
         outcome = read_study(
             claim,
             spool_dir=node.settings.spool_dir,
-            results=ResultFiles.of(node.settings),
+            results=ResultFiles.of(node.settings, claim),
             predictors=predictors,
             history=_history(node.database),
             limits=_decode_limits(node),

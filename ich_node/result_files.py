@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _HEADERS_TRIED = 10
 _CONTENT_DIGITS = 12
+_CLAIMS_CLEARED = 10
+"""Claims before the own one whose files are looked for: workers that died have left them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +42,32 @@ class ResultFiles:
     """By the name of the destination."""
     of_unread: Mapping[str, SrClass] = field(default_factory=dict)
     """Destinations that want a report of studies that were not read."""
+    claim_number: int = 0
+    """Of the claim on the study, in which what is made of a reading is written; 0: of none.
+
+    A worker that stood still beyond its lease may go on to write while another has committed its reading of the same
+    series, under the same UIDs: the files of one are not those of the other.
+    """
 
     @classmethod
-    def of(cls, settings: Settings) -> ResultFiles:
-        """As the settings say."""
+    def of(cls, settings: Settings, claim: StudyClaim | None = None) -> ResultFiles:
+        """As the settings say, for what is read in a claim."""
         return cls(
             folder=settings.results_dir,
             wishes={pacs.name: _wish(pacs) for pacs in settings.pacs},
             of_unread={pacs.name: SrClass(pacs.sr_class) for pacs in settings.pacs if pacs.not_read_report},
+            claim_number=0 if claim is None else claim.claim_number,
         )
 
     def write(self, report: ReadingReport) -> tuple[list[NewObject], Dataset]:
         """Make and write the objects of a reading; those objects, and the structured report in its default form."""
         made = build_result_objects(report, self.wishes)
-        return [self._save(each) for each in made], made[0].dataset
+        self._discard(each for item in made for each in self._left_behind(item.dataset))
+        try:
+            return [self._save(item, self._path(item.dataset)) for item in made], made[0].dataset
+        except BaseException:  # a disk that is full is not kept full by half of a result
+            self._discard(self._path(item.dataset) for item in made)
+            raise
 
     def write_not_read(
         self, claim: StudyClaim, spool_dir: Path, *, reason: RejectionReason, detail: str
@@ -82,7 +97,7 @@ class ResultFiles:
         for sr_class, names in by_class.items():
             made = build_not_read_report(report, sr_class=sr_class)
             item = ResultObject(kind=ResultKind.SR, dataset=made, destinations=tuple(names))
-            objects.append(self._save(item, again=False))
+            objects.append(self._save(item, self.folder / f"{made.SOPInstanceUID}.dcm", again=False))
         self.sync()
         return tuple(objects)
 
@@ -94,17 +109,29 @@ class ResultFiles:
         finally:
             os.close(descriptor)
 
-    def _save(self, item: ResultObject, *, again: bool = True) -> NewObject:
+    def _path(self, dataset: Dataset, claim_number: int | None = None) -> Path:
+        """Where an object of a reading goes that is made in this claim, or in another one."""
+        number = self.claim_number if claim_number is None else claim_number
+        return self.folder / (
+            f"{dataset.SOPInstanceUID}-{number}.dcm" if number else f"{dataset.SOPInstanceUID}.dcm"
+        )
+
+    def _left_behind(self, dataset: Dataset) -> Iterator[Path]:
+        """Files of the same object from the claims before: what was committed has other UIDs, for a run that follows
+        it has another number.
+        """
+        for number in range(max(1, self.claim_number - _CLAIMS_CLEARED), self.claim_number):
+            yield self._path(dataset, number)
+
+    def _discard(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def _save(self, item: ResultObject, path: Path, *, again: bool = True) -> NewObject:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         dataset = item.dataset
-        path = self.folder / f"{dataset.SOPInstanceUID}.dcm"
         if again or not path.exists():
-            unfinished = path.with_suffix(f".{os.getpid()}.part")
-            with unfinished.open("wb") as file:
-                dataset.save_as(file, enforce_file_format=True)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
+            _write_durably(path, dataset)
         return NewObject(
             sop_instance_uid=str(dataset.SOPInstanceUID),
             sop_class_uid=str(dataset.SOPClassUID),
@@ -112,6 +139,23 @@ class ResultFiles:
             file_name=path.name,
             destinations=item.destinations,
         )
+
+
+def _write_durably(path: Path, dataset: Dataset) -> None:
+    """Write a whole file or none."""
+    # Written to memory first: pydicom makes another error, without its number, of one that the disk gives.
+    encoded = io.BytesIO()
+    dataset.save_as(encoded, enforce_file_format=True)
+    unfinished = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(encoded.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _wish(pacs: PacsSettings) -> Wish:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from ich_node.database.outbox import DeliveryState, is_due
 from ich_node.database.tables import OutboxRow, ResultObjectRow
+
+_NOT_CONFIRMED = "not confirmed: "
+"""Stands in a note before what was said when it was asked about, behind what was said when it was taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,23 +99,20 @@ def record_waiting(
     note
         What it said instead; ``None`` leaves what stands there.
     """
-    values: dict[str, Any] = {"lease_owner": None, "lease_until": None}
-    if note is not None:
-        values["note"] = note
-    if next_attempt_at is None:
-        values["state"] = DeliveryState.DEAD
-    else:
-        values["next_attempt_at"] = next_attempt_at
-    session.execute(update(OutboxRow).where(or_(*(_is_mine(each) for each in claimed))).values(values))
+    for row in _locked(session, or_(*(_is_mine(each) for each in claimed))):
+        row.lease_owner = row.lease_until = None
+        if note is not None:
+            row.note = " ".join([*filter(None, [_said_when_taken(row.note)]), _NOT_CONFIRMED + note])
+        if next_attempt_at is None:
+            row.state = DeliveryState.DEAD
+        else:
+            row.next_attempt_at = next_attempt_at
 
 
 def record_kept(session: Session, claimed: Collection[Unconfirmed], *, now: datetime) -> None:
-    """The destination keeps these; that holds whoever asked."""
-    session.execute(
-        update(OutboxRow)
-        .where(OutboxRow.id.in_([each.id for each in claimed]), OutboxRow.state != DeliveryState.DELIVERED)
-        .values(_delivered(now))
-    )
+    """The destination keeps these; that holds whoever asked, unless they are to be sent again since."""
+    for row in _locked(session, or_(*(_is_same_sending(each) for each in claimed))):
+        _set(row, _delivered(row, now))
 
 
 def record_lost(
@@ -145,31 +145,41 @@ def record_answer(
     again_at
         When to send again what the destination failed to commit, from how often it was sent; ``None``: not again.
     """
-    rows = session.scalars(
-        select(OutboxRow)
-        .where(OutboxRow.transaction_uid == answer.transaction_uid, OutboxRow.state == DeliveryState.SENT)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    ).all()
+    is_asked = OutboxRow.transaction_uid == answer.transaction_uid
     known = 0
-    for row in rows:
+    for row in _locked(session, is_asked & (OutboxRow.state == DeliveryState.SENT)):
         uid = str(row.sop_instance_uid)
         if uid in answer.committed:
-            values = _delivered(now)
+            values = _delivered(row, now)
         elif uid in answer.failed:
             values = _lost(again_at(row.attempts), f"taken, then not committed: {answer.failed[uid]}")
         else:
             continue
         known += 1
-        for name, value in values.items():
-            setattr(row, name, value)
+        _set(row, values)
     return known
 
 
-def _delivered(now: datetime) -> dict[str, Any]:
+def _locked(session: Session, which: ColumnElement[bool]) -> Sequence[OutboxRow]:
+    query = select(OutboxRow).where(which).order_by(OutboxRow.id).with_for_update()
+    return session.scalars(query.execution_options(populate_existing=True)).all()
+
+
+def _set(row: OutboxRow, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(row, name, value)
+
+
+def _said_when_taken(note: str | None) -> str | None:
+    """A warning of then, without why it was not confirmed later."""
+    return (note or "").partition(_NOT_CONFIRMED)[0].strip() or None
+
+
+def _delivered(row: OutboxRow, now: datetime) -> dict[str, Any]:
     return {
         "state": DeliveryState.DELIVERED,
         "delivered_at": now,
+        "note": _said_when_taken(row.note),
         "lease_owner": None,
         "lease_until": None,
     }
@@ -189,9 +199,11 @@ def _lost(again_at: datetime | None, note: str) -> dict[str, Any]:
     }
 
 
-def _is_mine(each: Unconfirmed) -> Any:
+def _is_same_sending(each: Unconfirmed) -> ColumnElement[bool]:
     return and_(
-        OutboxRow.id == each.id,
-        OutboxRow.state == DeliveryState.SENT,
-        OutboxRow.confirm_attempts == each.attempts,
+        OutboxRow.id == each.id, OutboxRow.state == DeliveryState.SENT, OutboxRow.attempts == each.sends
     )
+
+
+def _is_mine(each: Unconfirmed) -> ColumnElement[bool]:
+    return _is_same_sending(each) & (OutboxRow.confirm_attempts == each.attempts)

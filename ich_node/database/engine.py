@@ -16,7 +16,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
@@ -26,6 +26,8 @@ from ich_node.errors import ConfigurationError, IchNodeError, TransientError
 __all__ = ["Database", "Session"]
 
 _BUSY_TIMEOUT_MS = 30_000
+_LOCK_WAIT_MS = 300
+"""Less than PostgreSQL's deadlock_timeout of 1 s: whoever else is in it need not lose."""
 _UPGRADE_LOCK = 0x1C4
 """Key of the PostgreSQL advisory lock that lets one process at a time change the schema."""
 _PASSING_SQLITE_FAULTS = (
@@ -142,8 +144,7 @@ class Database:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             try:
-                command.upgrade(_alembic(connection), "head")
-                _check_references(connection)
+                _upgrade(connection)
             except CommandError as error:
                 raise ConfigurationError(
                     f"the database cannot be upgraded by this version of ich-node: {error}"
@@ -291,6 +292,36 @@ def _begin_sqlite(connection: Connection) -> None:
     upgrade = options.get("ich_node_upgrade", False)
     connection.exec_driver_sql(f"PRAGMA foreign_keys={'OFF' if upgrade else 'ON'}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _upgrade(connection: Connection) -> None:
+    before = MigrationContext.configure(connection).get_current_revision()
+    config = _alembic(connection)
+    if before is not None and before != ScriptDirectory.from_config(config).get_current_head():
+        _keep_others_out(connection)
+    command.upgrade(config, "head")
+    if MigrationContext.configure(connection).get_current_revision() != before:
+        _check_references(connection)
+
+
+def _keep_others_out(connection: Connection) -> None:
+    """Take all locks before anything is changed: waiting for one with others in hand, a node that runs deadlocks."""
+    if connection.dialect.name != "postgresql":
+        return
+    names = ", ".join(
+        map(connection.dialect.identifier_preparer.quote, inspect(connection).get_table_names())
+    )
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+            break
+        except OperationalError:
+            if time.monotonic() > deadline:
+                raise
+    connection.exec_driver_sql("SET LOCAL lock_timeout = DEFAULT")
 
 
 def _check_references(connection: Connection) -> None:

@@ -95,8 +95,13 @@ def claim_notices(
     ).all()
     claimed = []
     for row, notice, study in rows:
-        row.lease_owner, row.lease_until = owner, now + lease
         row.attempts += 1
+        try:
+            told = notice_from_json(json.dumps(notice.facts))
+        except ValueError as error:  # of another version; it must not keep the others
+            row.state, row.note = DeliveryState.DEAD, f"the notice cannot be read: {error}"
+            continue
+        row.lease_owner, row.lease_until = owner, now + lease
         identity = PatientIdentity(
             accession_number=study.accession_number,
             patient_id=study.patient_id,
@@ -106,7 +111,7 @@ def claim_notices(
             NoticeDelivery(
                 id=row.id,
                 destination=destination,
-                notice=replace(notice_from_json(json.dumps(notice.facts)), identity=identity),
+                notice=replace(told, identity=identity),
                 attempts=row.attempts,
             )
         )

@@ -8,13 +8,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from ich_node.database.tables import NoticeRow, OutboxRow, ResultObjectRow
 
 NOTICE = "NOTICE"
 """Kind of what is no object."""
+_BACK_AFTER = timedelta(minutes=1)
+"""A destination that took nothing for so long, and then something, was away."""
 CONFIRMED_SOON = 4
 """A destination that has been asked more often whether it keeps an object is slower than one would expect."""
 
@@ -180,8 +182,32 @@ def record_failed(
     )
 
 
+def give_up(session: Session, destination: str, *, now: datetime, note: str) -> int:
+    """Make dead letters of all that is due for a destination that there is none of any more; how many.
+
+    Objects and notices, also those that it took and that it cannot be asked about.
+    """
+    rows: Sequence[int] = session.scalars(
+        update(OutboxRow)
+        .where(
+            OutboxRow.destination == destination,
+            is_due(now, DeliveryState.PENDING, DeliveryState.SENT),
+        )
+        .values(state=DeliveryState.DEAD, note=note, lease_owner=None, lease_until=None)
+        .returning(OutboxRow.id)
+    ).all()
+    return len(rows)
+
+
 def wake(session: Session, destination: str, *, now: datetime) -> None:
-    """Try everything that waits for a destination now: it has just taken something, so it is back."""
+    """Try everything that waits for a destination now, if it takes something again after a while without.
+
+    Call it before what it took is recorded. Where it takes one thing after the other, what waits does so since it
+    was refused for a reason of its own, and trying that with each of the others would be of no use to anybody.
+    """
+    is_at_work = exists().where(OutboxRow.destination == destination, OutboxRow.sent_at > now - _BACK_AFTER)
+    if session.scalar(select(is_at_work)):
+        return
     session.execute(
         update(OutboxRow)
         .where(

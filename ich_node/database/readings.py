@@ -16,7 +16,7 @@ from ich_node.database.queue import StudyClaim, finish_claim, owned_study
 from ich_node.database.result_objects import NewObject as NewObject
 from ich_node.database.result_objects import add_objects
 from ich_node.database.standing import apply_priority, has_unread_images, set_state
-from ich_node.database.tables import AuditRow, ReadingRow, SeriesRow, StudyRow
+from ich_node.database.tables import AuditRow, OutboxRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, SeriesFinding, SliceFinding, StudyState
 from ich_node.selection import SeriesExclusion
@@ -60,6 +60,8 @@ class EarlierReading:
     """Of the images that were read."""
     sr_sop_instance_uid: str
     sr_series_instance_uid: str
+    sent_kinds: frozenset[str] = frozenset()
+    """Of its objects that somebody was to get, with their forms."""
 
 
 def earlier_readings(session: Session, series_instance_uid: str) -> dict[str, EarlierReading]:
@@ -69,10 +71,20 @@ def earlier_readings(session: Session, series_instance_uid: str) -> dict[str, Ea
         .where(ReadingRow.series_instance_uid == series_instance_uid)
         .order_by(ReadingRow.id)
     )
-    return {row.model_name: _earlier(row) for row in rows}
+    last = {row.model_name: row for row in rows}
+    return {name: _earlier(row, _sent_kinds(session, row)) for name, row in last.items()}
 
 
-def _earlier(row: ReadingRow) -> EarlierReading:
+def _sent_kinds(session: Session, row: ReadingRow) -> frozenset[str]:
+    query = (
+        select(ResultObjectRow.kind)
+        .join(OutboxRow, OutboxRow.sop_instance_uid == ResultObjectRow.sop_instance_uid)
+        .where(ResultObjectRow.reading_id == row.id)
+    )
+    return frozenset(session.scalars(query))
+
+
+def _earlier(row: ReadingRow, sent_kinds: frozenset[str]) -> EarlierReading:
     return EarlierReading(
         run_number=row.run_number,
         model_name=row.model_name,
@@ -84,6 +96,7 @@ def _earlier(row: ReadingRow) -> EarlierReading:
         sop_instance_uids=frozenset(found["sop_instance_uid"] for found in row.slices),
         sr_sop_instance_uid=row.sr_sop_instance_uid,
         sr_series_instance_uid=row.sr_series_instance_uid,
+        sent_kinds=sent_kinds,
     )
 
 

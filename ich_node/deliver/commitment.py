@@ -147,7 +147,7 @@ class _Request:
             status, _ = association.send_n_action(
                 self._information, REQUEST_STORAGE_COMMITMENT, SOP_CLASS_UID, SOP_INSTANCE_UID
             )
-        except RuntimeError:  # it was lost in this moment
+        except (RuntimeError, AttributeError):  # it was lost in this moment; or another service was answered
             status = Dataset()
         if is_confirmed(status.get("Status")):
             self._wait()

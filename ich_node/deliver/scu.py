@@ -21,6 +21,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from pynetdicom.transport import AssociationSocket
 
 from ich_node.client_tls import ClientTls, PeerCheck
+from ich_node.deliver.bounded_socket import BoundedSocket
 from ich_node.deliver.outbox import is_permanent
 from ich_node.errors import ConfigurationError
 from ich_node.receive.limits import Limits
@@ -61,7 +62,7 @@ class Timeouts:
     dimse_s: float = 60.0
     """For the response to one object."""
     network_s: float = 60.0
-    """For the next byte within a message."""
+    """For the next bytes to be taken, and for all of a PDU to come."""
 
 
 class DeliveryResult(StrEnum):
@@ -205,6 +206,7 @@ class Call:
         self._association: Association | None = None
         self._connection: socket.socket | None = None
         self._check = PeerCheck()
+        self._is_unanswered = False
         self.failure = ""
         """Why there is no association at all; empty when there is one, or when no context was accepted."""
 
@@ -230,15 +232,18 @@ class Call:
         except ConfigurationError as error:
             self.failure = str(error)
             return self
-        except OSError as error:  # the name cannot be resolved, or no socket is to be had
-            self.failure = f"cannot reach {to.host}: {error.strerror or error}"
+        except (OSError, UnicodeError) as error:  # the name is none or not known, or no socket is to be had
+            self.failure = f"cannot reach {to.host}: {getattr(error, 'strerror', None) or error}"
             return self
         self.failure = self._why_not(self._association)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._association is not None and self._association.is_established:
-            self._association.release()
+            if self._is_unanswered:
+                self._association.abort()
+            else:
+                self._association.release()
         # pynetdicom leaves it open when the peer aborts the negotiation.
         if self._connection is not None:
             self._connection.close()
@@ -251,7 +256,9 @@ class Call:
     @property
     def is_lost(self) -> bool:
         """Whether nothing more can be sent although there was an association."""
-        return self._association is None or not self._association.is_established
+        # pynetdicom takes an association for established a while after it broke: another request would then wait
+        # for its whole timeout.
+        return self._is_unanswered or self._association is None or not self._association.is_established
 
     def accepts(self, sop_class_uid: str, transfer_syntaxes: Iterable[UID]) -> UID | None:
         """The first of the transfer syntaxes that the destination takes for a SOP class."""
@@ -270,11 +277,19 @@ class Call:
         """Run one DIMSE operation; ``None`` when it was not answered."""
         if self._association is None or self.is_lost:
             return None
-        status = operation(self._association)
-        return status if "Status" in status else None
+        try:
+            status = operation(self._association)
+        except RuntimeError:
+            if self._association.is_established:
+                raise
+            status = Dataset()  # pynetdicom's word for an association that has ended meanwhile
+        self._is_unanswered = "Status" not in status
+        return None if self._is_unanswered else status
 
     def _connected(self, event: evt.Event) -> None:
-        connection = cast(socket.socket, cast(AssociationSocket, event.assoc.dul.socket).socket)
+        transport = cast(AssociationSocket, event.assoc.dul.socket)
+        transport.__class__ = BoundedSocket
+        connection = cast(socket.socket, transport.socket)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Without it a peer that stops within a PDU would hold pynetdicom's thread, and with it ours, for
         # ever.

@@ -46,13 +46,18 @@ def read_store_answer(content: bytes) -> StoreAnswer:
         It is neither of the two forms.
     """
     try:
-        sequences = _from_xml(content) if content.lstrip()[:1] == b"<" else _from_json(content)
+        sequences = _from_xml(content) if _is_xml(content) else _from_json(content)
     except (ValueError, RecursionError, ElementTree.ParseError, LookupError):
         raise UnreadableAnswer from None
     return StoreAnswer(
         failed=_by_instance(sequences[_FAILED_SOP_SEQUENCE], _FAILURE_REASON),
         stored=_by_instance(sequences[_REFERENCED_SOP_SEQUENCE], _WARNING_REASON),
     )
+
+
+def _is_xml(content: bytes) -> bool:
+    # With a byte order mark, in UTF-8 or UTF-16, where the service begins with one.
+    return content[:64].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n").startswith(b"<")
 
 
 def _by_instance(items: list[dict[str, str]], reason: str) -> dict[str, int | None]:

@@ -118,10 +118,11 @@ def _read(answer: HttpAnswer, destination: WebDestination, max_bytes: int) -> We
             raise NoAnswer(f"{destination.name} answered with more than {max_bytes} bytes")
     notes = [answer.headers.get(name, "") for name in ("Location", "Warning")]
     said = _said(notes, bytes(content), destination)
+    status_line = _without_secrets(answer.status_line, destination)
     return WebAnswer(
         status=answer.status,
         content=bytes(content),
-        words=shortened(f"{answer.status_line}: {said}" if said else answer.status_line),
+        words=shortened(f"{status_line}: {said}" if said else status_line),
         retry_after_s=answer.retry_after_s,
     )
 
@@ -134,7 +135,13 @@ def shortened(text: str) -> str:
 
 def _said(notes: list[str], content: bytes, destination: WebDestination) -> str:
     text = _MARKUP.sub(" ", " ".join([*notes, content[: 16 * MAX_WORDS].decode(errors="replace")]))
-    for secret in (destination.token.strip(), destination.password.strip()):
+    return shortened(_without_secrets(text, destination))
+
+
+def _without_secrets(text: str, destination: WebDestination) -> str:
+    # As they are, and as they went out: a service that is asked wrongly may say back what it was asked.
+    sent = [value.partition(" ")[2] for value in _credentials(destination).values()]
+    for secret in (*sent, destination.token.strip(), destination.password.strip()):
         if secret:
             text = text.replace(secret, "...")
-    return shortened(text)
+    return text

@@ -169,7 +169,9 @@ class CommitmentResults:
                 found.append(_decode(name, (self.root / name).read_bytes()))
             except FileNotFoundError:  # removed meanwhile
                 continue
-            except (ValueError, KeyError, TypeError):
+            except OSError as error:  # of one file: the others are read, and this one another time
+                _LOG.error("storage commitment: the result %s cannot be read: %s", name, error.strerror)
+            except (ValueError, KeyError, TypeError, OverflowError):
                 self._set_aside(name)
         return tuple(found)
 

@@ -285,7 +285,7 @@ def _measured_value(value: float, unit: CodedConcept) -> bytes:
     if isinstance(value, float):
         elements.append(_short_element(_FLOATING_POINT, b"FD", struct.pack("<d", value)))
     shortest = str(value)
-    decimal = shortest if len(shortest) <= 16 else format_number_as_ds(value)
+    decimal = shortest if len(shortest) <= 16 else format_number_as_ds(float(value))
     elements.append(_short_element(_NUMERIC_VALUE, b"DS", decimal.encode()))
     return sequence_element(_MEASURED_VALUE, [encoded_dataset(elements)])
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from contourpy import LineType, contour_generator
-from scipy import ndimage
 
 from ich_node.findings import IchSubtype
 from ich_node.report import drawing
@@ -72,6 +71,31 @@ def part_from(where: npt.NDArray[np.bool_], margin: int = 0) -> Part | None:
         bottom=min(int(rows[-1]) + 1 + margin, where.shape[0]),
         right=min(int(columns[-1]) + 1 + margin, where.shape[1]),
     )
+
+
+def part_around(parts: Collection[Part]) -> Part:
+    """Return the rectangle around one or more rectangles."""
+    return Part(
+        top=min(part.top for part in parts),
+        left=min(part.left for part in parts),
+        bottom=max(part.bottom for part in parts),
+        right=max(part.right for part in parts),
+    )
+
+
+def grown(mask: npt.NDArray[np.bool_], by: int) -> npt.NDArray[np.bool_]:
+    """Grow a (rows, columns) bool mask by so many pixels to all sides, diagonals included."""
+    for _ in range(2):  # Along the rows, then along the columns, turned back.
+        mask = np.ascontiguousarray(mask.T)
+        reached = 0
+        while reached < by:
+            # What reaches n pixels leaves no gap when it is moved by n + 1, at the mask's edge neither.
+            step = min(reached + 1, by - reached)
+            wider = mask.copy()
+            wider[step:] |= mask[:-step]
+            wider[:-step] |= mask[step:]
+            mask, reached = wider, reached + step
+    return mask
 
 
 def contours(likelihood: npt.NDArray[np.float32], levels: Sequence[float]) -> list[Contour]:
@@ -158,7 +182,7 @@ def _covered(maps: Mapping[IchSubtype, npt.NDArray[np.float32]], part: Part | No
             covered[wide.slices] |= likelihood[wide.slices] >= CLASS_LEVELS[0]
     inside = covered[wide.slices]
     if inside.any():
-        inside[:] = ndimage.maximum_filter(inside.view(np.uint8), 2 * near + 1, mode="constant")
+        inside[:] = grown(inside, near)
     return covered
 
 

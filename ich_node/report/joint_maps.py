@@ -17,7 +17,7 @@ from skimage.measure import points_in_poly
 
 from ich_node.findings import IchSubtype, Localization
 from ich_node.report import drawing
-from ich_node.report.contours import CLASS_LEVELS, Contour
+from ich_node.report.contours import CLASS_LEVELS, Contour, grown
 from ich_node.report.labels import Label
 from ich_node.report.sketch import FILL_OPAQUE, Fill, SliceSketch
 from ich_node.report.sketch import has_subtypes as has_subtypes
@@ -28,6 +28,7 @@ _MOST_LABELS, _MOST_LABELS_SMALL = 6, 2
 """Contours of one class that get letters, the largest ones: a map of many specks would drown in letters."""
 _DASH, _DASH_GAP = 7, 5
 """Picture pixels."""
+_DASH_POINTS = 4
 _STRIPE = 6
 """Picture pixels that each class has in turn where contours lie on each other."""
 _SMALLEST_LABELLED = 8.0
@@ -35,6 +36,7 @@ _SMALLEST_LABELLED = 8.0
 _LINE_MARGIN = 4
 """Picture pixels that a line with its rim reaches beyond its points."""
 _FILL_BUSY = 0.3
+_BUSY_OF_ALPHA = [round(alpha * _FILL_BUSY / FILL_OPAQUE) for alpha in range(256)]
 
 PictureLines = list[tuple[float, npt.NDArray[np.float64]]]
 """Level and points of each contour of a class: (points, 2) float64, x and y in picture pixels."""
@@ -97,7 +99,7 @@ def _paste_fill(picture: Image.Image, fill: Fill, view: Viewport, busy: Image.Im
     colors = fill.picture.resize((right - left, bottom - top), Image.Resampling.NEAREST, box=box)
     picture.paste(colors, (left, top), colors)
     if busy is not None:
-        density = colors.getchannel("A").point(lambda alpha: alpha * (_FILL_BUSY / FILL_OPAQUE))
+        density = colors.getchannel("A").point(_BUSY_OF_ALPHA)
         busy.paste(density, (left, top))
 
 
@@ -157,10 +159,10 @@ def to_picture(contour: Contour, view: Viewport) -> npt.NDArray[np.float64]:
 
 
 def _dashes(line: npt.NDArray[np.float64]) -> list[list[float]]:
-    """Cut a line into dashes of equal length, each x, y, x, y ..., a pixel from point to point."""
+    """Cut a line into dashes of equal length, each x, y, x, y ..., of a few points so that it bends with the line."""
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
     starts = np.arange(0.0, along[-1], _DASH + _DASH_GAP)
-    at = np.minimum(starts[:, None] + np.arange(_DASH + 1.0), along[-1])
+    at = np.minimum(starts[:, None] + np.linspace(0.0, _DASH, _DASH_POINTS), along[-1])
     dashes: list[list[float]] = (
         np.stack([np.interp(at, along, axis) for axis in line.T], axis=-1).reshape(len(starts), -1).tolist()
     )
@@ -191,7 +193,7 @@ def _color_lines(
     """
     # Flat indices: masks of pixels of three samples take several times as long.
     pixels = part.reshape(-1, 3)
-    pixels[np.flatnonzero(_grown(on_line))] >>= 1
+    pixels[np.flatnonzero(grown(on_line, 1))] >>= 1
     drawn_on = np.flatnonzero(on_line)
     rows, columns = np.divmod(drawn_on, drawn.shape[1])
     table = _turns(tuple(colors))
@@ -209,17 +211,6 @@ def _turns(colors: tuple[drawing.Color, ...]) -> npt.NDArray[np.uint8]:
         own = [color for number, color in enumerate(colors) if classes >> number & 1] or [(0, 0, 0)]
         table.append([own[turn % len(own)] for turn in range(turns)])
     return np.asarray(table, np.uint8)
-
-
-def _grown(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Grow a (rows, columns) bool mask by a pixel to all sides."""
-    tall = mask.copy()
-    tall[1:] |= mask[:-1]
-    tall[:-1] |= mask[1:]
-    grown = tall.copy()
-    grown[:, 1:] |= tall[:, :-1]
-    grown[:, :-1] |= tall[:, 1:]
-    return grown
 
 
 def contour_labels(sketch: SliceSketch, places: Sequence[Localization], view: Viewport) -> list[Label]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,15 @@ _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClas
 class Predecessor:
     """The earlier reading of the same series by the same model that a new one supersedes.
 
-    The UIDs of its objects follow from it (`uids.predecessor_uid`), for a report of each SOP class its own.
+    The UIDs of its objects follow from it (`uids.predecessor_uid`), for a report of each form its own.
     """
 
     model_name: str
     model_version: str
     run_number: int
+    sr_forms: frozenset[str] | None = None
+    """Forms of its structured reports that somebody was to get, as `SrForm` names them; the default one was made in any
+    case. ``None``: those that are made now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,8 @@ class ReadingReport:
     ------
     StudyRejected
         ``MISSING_ATTRIBUTE`` where a source image lacks a UID, ``INVALID_MODEL_OUTPUT`` where a score is not
-        between 0 and 1: a comparison with NaN is false, and the study would look negative.
+        between 0 and 1 (a comparison with NaN is false, and the study would look negative) or a coordinate is not
+        finite.
     ValueError
         The parallel parts differ in length or shape, or ``read_at`` has no time zone.
     """
@@ -83,6 +88,11 @@ class ReadingReport:
         if not all(math.isfinite(score) and 0 <= score <= 1 for score in self._scores()):
             raise StudyRejected(
                 RejectionReason.INVALID_MODEL_OUTPUT, "The model gave a score that is not between 0 and 1."
+            )
+        places = (place for finding in self.finding.slices for place in finding.localizations)
+        if not all(math.isfinite(coordinate) for place in places for coordinate in place.coordinates):
+            raise StudyRejected(
+                RejectionReason.INVALID_MODEL_OUTPUT, "The model gave a place that is nowhere on its slice."
             )
 
     def _check_shapes(self) -> None:
@@ -124,6 +134,11 @@ class ReadingReport:
         """What tells a slice from every other: its SOP Instance UID, with the frame's number where it has one."""
         uid, number = str(self.source_images[index].SOPInstanceUID), self.frame_number(index)
         return uid if number is None else f"{uid}/frame/{number}"
+
+    @cached_property
+    def objects(self) -> dict[str, Dataset]:
+        """A header of each object that the slices are images or frames of, by its SOP Instance UID."""
+        return {str(image.SOPInstanceUID): image for image in self.source_images}
 
     @property
     def series_instance_uid(self) -> str:

@@ -16,7 +16,7 @@ from ich_node.report.presentation_state import build_presentation_state
 from ich_node.report.reading_report import ReadingReport
 from ich_node.report.secondary_capture import build_secondary_captures
 from ich_node.report.segmentation import build_segmentation
-from ich_node.report.sr_class import SrClass
+from ich_node.report.sr_class import SrClass, SrForm
 from ich_node.report.structured_report import build_structured_report
 
 
@@ -99,17 +99,16 @@ class _Making:
 
     def reports(self, wishes: Mapping[str, Wish]) -> Iterator[ResultObject]:
         """One structured report of each class, and with the segmentation where that goes with it."""
-        forms: dict[tuple[SrClass, bool], list[str]] = {(SrClass.COMPREHENSIVE_3D, False): []}
+        forms: dict[SrForm, list[str]] = {SrForm(): []}
         for name, wish in wishes.items():
             if ResultKind.SR in wish.kinds:
                 with_segmentation = ResultKind.SEG in wish.kinds and self.segmentation is not None
-                forms.setdefault((wish.sr_class, with_segmentation), []).append(name)
-        for (sr_class, with_segmentation), names in forms.items():
-            segmentation = self.segmentation if with_segmentation else None
-            made = build_structured_report(self._report, sr_class=sr_class, segmentation=segmentation)
-            form = "" if sr_class is SrClass.COMPREHENSIVE_3D else str(sr_class)
-            form = "+".join(part for part in (form, "SEG" if with_segmentation else "") if part)
-            yield ResultObject(kind=ResultKind.SR, form=form, dataset=made, destinations=tuple(names))
+                form = SrForm(sr_class=wish.sr_class, with_segmentation=with_segmentation)
+                forms.setdefault(form, []).append(name)
+        for form, names in forms.items():
+            segmentation = self.segmentation if form.with_segmentation else None
+            made = build_structured_report(self._report, sr_class=form.sr_class, segmentation=segmentation)
+            yield ResultObject(kind=ResultKind.SR, form=str(form), dataset=made, destinations=tuple(names))
 
     def captures(self, wishes: Mapping[str, Wish]) -> Iterator[ResultObject]:
         """The secondary captures in each compression; they are drawn once."""

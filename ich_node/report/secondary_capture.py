@@ -4,8 +4,10 @@ suspicious slice.
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +52,10 @@ def build_secondary_captures(
         say otherwise, ready for ``save_as(path, enforce_file_format=True)``.
     """
     sketches = sketches_of(report)
-    blank = io.BytesIO()
-    _blank(report).save_as(blank, enforce_file_format=True)
-    encoded = blank.getvalue()
-    captures = [_summary(report, encoded, sketches)]
+    copy_blank = _copier(_blank(report))
+    captures = [_summary(report, copy_blank(), sketches)]
     for number, index in enumerate(overlay_slices(report), start=2):
-        captures.append(_overlay(report, encoded, sketches(index), index, number))
+        captures.append(_overlay(report, copy_blank(), sketches(index), index, number))
     return [compress_capture(capture, compression) for capture in captures]
 
 
@@ -83,7 +83,7 @@ def sc_to_png(capture: Dataset) -> bytes:
     return file.getvalue()
 
 
-def _summary(report: ReadingReport, blank: bytes, sketches: Sketches) -> Dataset:
+def _summary(report: ReadingReport, blank: Dataset, sketches: Sketches) -> Dataset:
     shown = montage_slices(report)
     pixels = render_summary(report, sketches)
     capture = _page(blank, pixels, sop_instance_uid=result_uid(report, "sc-summary"), number=1)
@@ -93,7 +93,7 @@ def _summary(report: ReadingReport, blank: bytes, sketches: Sketches) -> Dataset
     return capture
 
 
-def _overlay(report: ReadingReport, blank: bytes, sketch: SliceSketch, index: int, number: int) -> Dataset:
+def _overlay(report: ReadingReport, blank: Dataset, sketch: SliceSketch, index: int, number: int) -> Dataset:
     image = report.source_images[index]
     uid = result_uid(report, f"sc-overlay/{report.slice_key(index)}")
     pixels = render_overlay(report, index, sketch)
@@ -105,11 +105,8 @@ def _overlay(report: ReadingReport, blank: bytes, sketch: SliceSketch, index: in
     return capture
 
 
-def _page(blank: bytes, pixels: npt.NDArray[np.uint8], *, sop_instance_uid: str, number: int) -> Dataset:
-    """Return the blank capture with pixels and a name of its own."""
-    # Read again, attributes stay encoded until someone asks for them: a deep copy takes three times as long, and twice
-    # as long to save.
-    capture = dcmread(io.BytesIO(blank))
+def _page(capture: Dataset, pixels: npt.NDArray[np.uint8], *, sop_instance_uid: str, number: int) -> Dataset:
+    """Give a blank capture pixels and a name of its own."""
     capture.SOPInstanceUID = sop_instance_uid
     capture.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
     capture.InstanceNumber = number
@@ -117,6 +114,25 @@ def _page(blank: bytes, pixels: npt.NDArray[np.uint8], *, sop_instance_uid: str,
     data = pixels.tobytes()
     capture.PixelData = data + b"\0" * (len(data) % 2)
     return capture
+
+
+def _copier(blank: Dataset) -> Callable[[], Dataset]:
+    """Return what makes one more independent copy of a dataset at each call.
+
+    Copies that are read from the encoded dataset take a third of the time of deep copies, and are saved faster, as
+    their attributes stay encoded until someone asks for them. Free text that breaks its length would make pydicom
+    complain then: a dataset that has some is copied deeply.
+    """
+    file = io.BytesIO()
+    blank.save_as(file, enforce_file_format=True)
+    encoded = file.getvalue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            dcmread(io.BytesIO(encoded)).decode()
+        except (UserWarning, ValueError, LookupError):
+            return lambda: copy.deepcopy(blank)
+    return lambda: dcmread(io.BytesIO(encoded))
 
 
 def _blank(report: ReadingReport) -> Dataset:

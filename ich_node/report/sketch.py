@@ -11,7 +11,15 @@ from PIL import Image
 
 from ich_node.findings import IchSubtype, SliceFinding
 from ich_node.report import drawing
-from ich_node.report.contours import CLASS_LEVELS, Contour, Part, class_contours, contours, part_from
+from ich_node.report.contours import (
+    CLASS_LEVELS,
+    Contour,
+    Part,
+    class_contours,
+    contours,
+    part_around,
+    part_from,
+)
 from ich_node.report.reading_report import ReadingReport
 
 FILL_OPAQUE = 0.28
@@ -94,26 +102,24 @@ def _heat(finding: SliceFinding) -> Fill | None:
 
 def _mixture(finding: SliceFinding) -> Fill | None:
     """Mix the subtypes' colours by likelihood, denser where they overlap."""
-    reaching = {
-        subtype: reached
-        for subtype, likelihood in finding.likelihood_maps.items()
-        if subtype is not IchSubtype.ANY and (reached := likelihood >= CLASS_LEVELS[0]).any()
+    maps = finding.likelihood_maps
+    # In the order of the classes, whatever that of the maps: sums of floats depend on it.
+    parts = {
+        subtype: part
+        for subtype in IchSubtype
+        if subtype is not IchSubtype.ANY
+        and subtype in maps
+        and (part := part_from(maps[subtype] >= CLASS_LEVELS[0], _FILL_MARGIN)) is not None
     }
-    if not reaching:
+    if not parts:
         return None
-    part = part_from(np.logical_or.reduce(list(reaching.values())), _FILL_MARGIN)
-    assert part is not None  # A map reaches the level somewhere.
+    part = part_around(parts.values())
     shape = (part.bottom - part.top, part.right - part.left)
     weight, clear = np.full(shape, 1e-6, np.float32), np.ones(shape, np.float32)
     mixed = np.zeros((3, *shape), np.float32)
-    # In the order of the classes, whatever that of the maps: sums of floats depend on it.
-    for subtype in IchSubtype:
-        if subtype not in reaching:
-            continue
-        inside = part.slices
-        value = np.where(
-            reaching[subtype][inside], np.minimum(finding.likelihood_maps[subtype][inside], 1), 0
-        )
+    for subtype in parts:
+        likelihood = maps[subtype][part.slices]
+        value = np.where(likelihood >= CLASS_LEVELS[0], np.minimum(likelihood, 1), 0)
         weight += value
         clear *= 1 - np.float32(FILL_OPAQUE) * value
         for channel, intensity in zip(mixed, drawing.CLASS_COLOR[subtype], strict=True):

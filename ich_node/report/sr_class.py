@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from pydicom.uid import (
@@ -36,6 +37,24 @@ class SrClass(StrEnum):
         That of the default class is ``role`` itself; each other class is an object of its own.
         """
         return role if self is SrClass.COMPREHENSIVE_3D else f"{role}/{self}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SrForm:
+    """What tells the structured reports of one reading apart."""
+
+    sr_class: SrClass = SrClass.COMPREHENSIVE_3D
+    with_segmentation: bool = False
+    """Whether it refers to the segments of one."""
+
+    def role(self, role: str) -> str:
+        """Role of a report of this form among the results of a reading, from which its UID follows."""
+        return self.sr_class.role(role) + ("/segmentation" if self.with_segmentation else "")
+
+    def __str__(self) -> str:
+        """As rows and pages name it; the default, which the node makes of every reading, has no name."""
+        name = "" if self.sr_class is SrClass.COMPREHENSIVE_3D else str(self.sr_class)
+        return "+".join(part for part in (name, "SEG" if self.with_segmentation else "") if part)
 
 
 _SOP_CLASS_UID = {

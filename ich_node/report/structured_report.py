@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydicom import Dataset
 
 from ich_node import codes
@@ -10,7 +12,7 @@ from ich_node.report.content_items import ContentItem, container, text_item
 from ich_node.report.image_library import image_library
 from ich_node.report.measurements import measurement_groups
 from ich_node.report.reading_report import ReadingReport
-from ich_node.report.sr_class import SrClass
+from ich_node.report.sr_class import SrClass, SrForm
 from ich_node.report.sr_document import DeviceObserver, ObjectReference, SrDocument, build_document, opening
 from ich_node.report.uids import device_uid, predecessor_uid, result_uid
 from ich_node.report.wording import (
@@ -35,7 +37,7 @@ def build_structured_report(
     Flags COMPLETE, UNVERIFIED, PRELIMINARY (PS3.3 C.17.2); evidence is every slice that was read; a
     predecessor is named where the reading supersedes another. UIDs and bytes follow from the arguments alone; a
     report of another class, or one that refers to a segmentation, is another object, and its predecessor is the
-    earlier reading's report of the same kind.
+    earlier reading's report of the same form, or what comes closest of those that were made.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def build_structured_report(
     ValueError
         The segmentation is not of this reading.
     """
-    suffix = "" if segmentation is None else "/segmentation"
+    form = SrForm(sr_class=sr_class, with_segmentation=segmentation is not None)
     algorithm = report.finding.algorithm
     is_text = sr_class is SrClass.BASIC_TEXT
     objects = [*report.source_images, *([] if segmentation is None else [segmentation])]
@@ -69,27 +71,30 @@ def build_structured_report(
             *(basic_text_sections if is_text else _measurement_report)(report, segmentation),
         ],
         sop_class_uid=sr_class.sop_class_uid,
-        sop_instance_uid=result_uid(report, sr_class.role("sr") + suffix),
-        series_instance_uid=result_uid(report, sr_class.role("sr-series") + suffix),
+        sop_instance_uid=result_uid(report, form.role("sr")),
+        series_instance_uid=result_uid(report, form.role("sr-series")),
         series_description=series_description(report, "result"),
         device_uid=device_uid(report),
         made_at=report.read_at,
         software=[f"{algorithm.name} {algorithm.version}"[:64]],
         evidence=[ObjectReference.of(item) for item in objects],
-        predecessor=_predecessor(report, sr_class, suffix),
+        predecessor=_predecessor(report, form),
     )
     return build_document(document)
 
 
-def _predecessor(report: ReadingReport, sr_class: SrClass, suffix: str) -> ObjectReference | None:
+def _predecessor(report: ReadingReport, form: SrForm) -> ObjectReference | None:
     earlier = report.predecessor
     if earlier is None:
         return None
+    if earlier.sr_forms is not None:  # what was found, and who wants what, may have been different then
+        others = (form, replace(form, with_segmentation=not form.with_segmentation))
+        form = next((each for each in others if str(each) in earlier.sr_forms), SrForm())
     return ObjectReference(
         study_instance_uid=report.study_instance_uid,
-        series_instance_uid=predecessor_uid(report, earlier, sr_class.role("sr-series") + suffix),
-        sop_class_uid=sr_class.sop_class_uid,
-        sop_instance_uid=predecessor_uid(report, earlier, sr_class.role("sr") + suffix),
+        series_instance_uid=predecessor_uid(report, earlier, form.role("sr-series")),
+        sop_class_uid=form.sr_class.sop_class_uid,
+        sop_instance_uid=predecessor_uid(report, earlier, form.role("sr")),
     )
 
 

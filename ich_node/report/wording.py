@@ -143,8 +143,7 @@ def slice_name(report: ReadingReport, index: int) -> str:
 
 
 def _frame_name(report: ReadingReport, index: int) -> str:
-    objects = {str(image.SOPInstanceUID): image for image in report.source_images}
-    number = report.frame_number(index)
+    objects, number = report.objects, report.frame_number(index)
     if len(objects) == 1:
         return f"Frame {number}"
     for keyword, word in (("InConcatenationNumber", "Part"), ("InstanceNumber", "Image")):

@@ -140,6 +140,7 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
                 "RemoteAccessAllowed": False,
                 "AuthenticationEnabled": False,
                 "DicomAlwaysAllowStore": True,
+                "DicomAlwaysAllowFind": True,
                 "Plugins": [],
             }
         )

@@ -478,3 +478,24 @@ def test_a_handshake_that_does_not_end_is_broken_off(ours: ClientTls, drips: boo
     assert not outcome.ok
     assert "timed out" in outcome.detail
     assert SHORT.connection_s <= seconds < SHORT.connection_s + 10.0
+
+
+def test_after_a_request_without_answer_no_other_waits_as_long(tmp_path: Path) -> None:
+    asked: list[str] = []
+    over = threading.Event()
+
+    def answer(event: evt.Event) -> int:
+        asked.append(str(event.request.AffectedSOPInstanceUID))
+        if len(asked) > 1:
+            over.wait(DEADLINE_S)
+        return 0x0000
+
+    paths = [saved(small_object(), tmp_path) for _ in range(4)]
+    try:
+        with pacs(answer) as to:
+            outcomes = send(paths, to, timeouts=dataclasses.replace(SHORT, dimse_s=1.0))
+            over.set()
+    finally:
+        over.set()
+    assert [outcome.result for outcome in outcomes] == [DeliveryResult.SENT, *[DeliveryResult.TRANSIENT] * 3]
+    assert len(asked) == 2

@@ -14,10 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
+from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 from sqlalchemy import update
 
@@ -198,6 +201,16 @@ class Worker:
             self.faults.append(fault)
 
 
+@cache
+def header_of(path: Path) -> Dataset:
+    return pydicom.dcmread(path, stop_before_pixels=True)
+
+
+def index_of(path: Path, **_: Any) -> Dataset:
+    """What an archive knows of an object without reading it again."""
+    return header_of(path)
+
+
 def wait_for(what: str, holds: Callable[[], Any], *, meanwhile: Callable[[], None] = lambda: None) -> None:
     pause, end = threading.Event(), time.monotonic() + DEADLINE_S
     while not holds():
@@ -298,11 +311,6 @@ class Chaos:
         for taken in self.archive.received[::2]:
             taken.path.unlink()
 
-    def standing(self) -> Counter[tuple[str, str, int, str | None]]:
-        return Counter(
-            (r.destination, r.state, r.attempts, r.note) for n in self.lines for r in records(self.node, n)
-        )
-
     def until(self, what: str, holds: Callable[[], Any]) -> None:
         """Wait, and let the waits of deliveries come to their end meanwhile."""
         wait_for(what, holds, meanwhile=lambda: hurry(self.node))
@@ -345,8 +353,11 @@ class Chaos:
         self.archive.reject_associations = False
         self.until("it is full", lambda: is_noted(self.node, "archive", "0xA700"))
         self.archive.store_status = lambda sop_class: 0xA700 if sop_class == Comprehensive3DSRStorage else 0
-        captures = lambda: {r.state for r in records(self.node, "archive") if r.kind == "SC"}  # noqa: E731
-        self.until("it has all captures", lambda: captures() == {"DELIVERED"})
+        before = len(self.archive.received)
+        hurry(self.node)  # once: the captures do not stand behind the reports that are refused
+        wait_for("captures go through", lambda: len(self.archive.received) > before + 60)
+        tries = [r.attempts for r in records(self.node, "archive") if "0xA700" in (r.note or "")]
+        assert max(tries) < 20, "they are not tried again with each of the captures"
         self.archive.store_status = 0
 
 
@@ -354,6 +365,8 @@ def test_two_hundred_studies_end_with_one_set_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TCP_NODELAY", "1")  # or Orthanc waits 40 ms with each answer
+    # An archive has an index; DemoPacs reads each header again for each query.
+    monkeypatch.setattr("ich_node.testing.pacs.dcmread", index_of)
     with contextlib.ExitStack() as life:
         node_port = free_port()
         orthanc = OrthancProcess(tmp_path / "orthanc", node_port=node_port)
@@ -402,6 +415,6 @@ def assert_one_set_each(node: Node, orthanc: OrthancProcess, archive: DemoPacs) 
     kept = {path.stem: data_set_of(path) for path in archive.received[0].path.parent.iterdir()}
     assert kept == files
     for name in ("orthanc", "archive"):
-        assert Counter(record.sop_instance_uid for record in records(node, name)) == Counter(files)
+        assert Counter(record.sop_instance_uid for record in records(node, name)) == Counter(list(files))
         assert {record.state for record in records(node, name)} == {"DELIVERED"}
         assert {record.note for record in records(node, name)} == {None}

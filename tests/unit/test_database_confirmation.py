@@ -190,3 +190,39 @@ def test_one_that_never_confirms_shows_among_the_failed_and_can_be_sent_again(da
 
 def ask_in(session: object, seconds: float) -> list[Unconfirmed]:
     return claim_unconfirmed(session, "PACS", owner="a", now=at(seconds), lease=LEASE, limit=100)  # type: ignore[arg-type]
+
+
+def test_a_warning_outlives_what_was_said_while_it_was_not_confirmed(database: Database) -> None:
+    with database.writing() as session:
+        retry = ask_in(session, 21)
+        record_lost(session, retry, again_at=at(30), note="lost")
+    with database.writing() as session:
+        for delivery in claim_deliveries(session, "PACS", owner="a", now=at(31), lease=LEASE):
+            note = "0xB000 coerced" if delivery.sop_instance_uid == SR else None
+            record_taken(session, delivery, now=at(31), note=note, confirm=True)
+    for seconds, said in ((32, "no answer"), (60, "not listed yet")):
+        with database.writing() as session:
+            record_waiting(session, ask_in(session, seconds), next_attempt_at=at(seconds + 1), note=said)
+    assert [r.note for r in records(database)] == [
+        "0xB000 coerced not confirmed: not listed yet",
+        "not confirmed: not listed yet",
+    ]
+    with database.writing() as session:
+        record_kept(session, ask_in(session, 90), now=at(91))
+    assert [(r.state, r.note) for r in records(database)] == [
+        ("DELIVERED", "0xB000 coerced"),
+        ("DELIVERED", None),
+    ]
+
+
+def test_what_was_kept_of_an_earlier_sending_confirms_no_later_one(database: Database) -> None:
+    earlier = ask(database, 21)
+    with database.writing() as session:
+        record_lost(session, ask_in(session, 40), again_at=at(41), note="lost")
+        record_kept(session, earlier, now=at(42))
+    assert [r.state for r in records(database)] == ["PENDING"] * 2
+    send(database, 43)
+    with database.writing() as session:
+        record_kept(session, earlier, now=at(44))
+        record_lost(session, earlier, again_at=None, note="late")
+    assert [r.state for r in records(database)] == ["SENT"] * 2

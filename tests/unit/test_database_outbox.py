@@ -14,10 +14,12 @@ from ich_node.database.outbox import (
     claim_deliveries,
     deliveries,
     destinations_due,
+    give_up,
     record_failed,
     record_taken,
     renew_leases,
     retry_failed,
+    wake,
 )
 from ich_node.findings import Priority
 from tests.database_cases import LEASE, Sender, at, read_once, sqlite_database, together
@@ -179,3 +181,38 @@ def test_a_renewed_lease_keeps_others_away(database: Database) -> None:
     assert [d.id for d in later] == [d.id for d in claimed]
     with database.writing() as session:
         assert renew_leases(session, claimed, now=at(200), lease=LEASE) == 0, "others have taken them over"
+
+
+def test_what_waits_is_woken_by_the_first_success_after_a_while_and_not_by_each(database: Database) -> None:
+    for number in range(3):
+        add(database, number)
+    waiting, first, second, third, *_ = take(database, 50)
+
+    def succeed(delivery: Delivery, seconds: float) -> list[int]:
+        with database.writing() as session:
+            wake(session, "PACS", now=at(seconds))
+            record_taken(session, delivery, now=at(seconds), note=None, confirm=True)
+            if delivery is first:
+                record_failed(session, waiting, next_attempt_at=at(1e6), note="0xA700")
+        return [d.id for d in take(database, seconds) if d.id == waiting.id]
+
+    assert succeed(first, 51) == []
+    assert succeed(second, 60) == [], "it has been at work all the time"
+    assert succeed(third, 130) == [waiting.id], "it is back"
+
+
+def test_what_is_for_a_destination_that_is_no_more_comes_to_an_end(database: Database) -> None:
+    add(database, 0, to=("former", "PACS"))
+    add(database, 1, to=("former",))
+    with database.writing() as session:
+        for delivery in take_in(session, 50, "former")[:2]:
+            record_taken(session, delivery, now=at(50), note=None, confirm=True)
+    with database.writing() as session:
+        assert give_up(session, "former", now=at(51), note="gone") == 2, "the others are being sent"
+        assert give_up(session, "former", now=at(500), note="gone") == 2
+    assert due(database, 1e6) == {"PACS"}
+    assert sorted(states(database)) == [("DEAD", 1, "gone")] * 4 + [("PENDING", 0, None)] * 2
+
+
+def take_in(session: Any, seconds: float, to: str) -> list[Delivery]:
+    return claim_deliveries(session, to, owner="sender", now=at(seconds), lease=LEASE)

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from sqlalchemy import update
 
 from ich_node import reading_job
 from ich_node.database import outbox, queue, readings
 from ich_node.database.engine import Database
 from ich_node.database.receipt import record_instances
-from ich_node.database.worklist import study_report, worklist_row
+from ich_node.database.tables import StudyRow
+from ich_node.database.worklist import result_file, study_report, worklist_row
 from ich_node.destination_settings import HL7Settings
 from ich_node.errors import ConfigurationError, RejectionReason, StudyRejected, TransientError
 from ich_node.findings import (
@@ -123,6 +125,14 @@ def show(node: Node, uid: str) -> dict[str, Any]:
     return report
 
 
+def result_path(node: Node, sop_instance_uid: str) -> Path:
+    """Where the file of a result object is."""
+    with node.database.reading() as session:
+        found = result_file(session, sop_instance_uid)
+    assert found is not None
+    return node.settings.results_dir / found[1]
+
+
 @pytest.mark.parametrize(("suspicion", "priority"), [(0.9, "STAT"), (0.6, "HIGH"), (0.1, "ROUTINE")])
 def test_a_reading_is_committed_with_its_objects_and_deliveries(
     node: Node, phantom: HeadPhantom, suspicion: float, priority: str
@@ -132,7 +142,7 @@ def test_a_reading_is_committed_with_its_objects_and_deliveries(
     assert (row["state"], row["priority"], row["suspicion"]) == ("READ", priority, suspicion)
     objects = show(node, uid)["readings"][0]["objects"]
     files = {path.name for path in node.settings.results_dir.iterdir()}
-    assert files == {f"{o['sop_instance_uid']}.dcm" for o in objects}
+    assert files == {result_path(node, o["sop_instance_uid"]).name for o in objects}
     assert [o["kind"] for o in objects][:2] == ["SR", "SC"]
     with node.database.reading() as session:
         pending = outbox.deliveries(session)
@@ -243,6 +253,47 @@ def test_full_disk_is_tried_again_later(node: Node, phantom: HeadPhantom) -> Non
         assert queue.take_due_studies(session, later) == [uid]
 
 
+def test_a_worker_that_stood_still_does_not_write_over_what_another_committed(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    committed: dict[Path, bytes] = {}
+
+    def stand_still() -> None:
+        with node.database.writing() as session:
+            session.execute(update(StudyRow).values(lease_until=datetime.now(UTC) - timedelta(seconds=1)))
+            assert queue.take_due_studies(session, datetime.now(UTC)) == [uid]
+        read(node, uid, ScriptedPredictor(0.9))
+        committed.update({path: path.read_bytes() for path in node.settings.results_dir.iterdir()})
+
+    assert read(node, uid, ScriptedPredictor(0.1, instead=stand_still))["priority"] == "STAT"
+    objects = show(node, uid)["readings"][0]["objects"]
+    assert {result_path(node, o["sop_instance_uid"]) for o in objects} == set(committed)
+    assert {path: path.read_bytes() for path in committed} == committed
+
+
+def test_what_a_dead_worker_left_behind_goes(node: Node, phantom: HeadPhantom) -> None:
+    uid = arrive(node, phantom_series(phantom))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading_job, "_commit_when_possible", die)
+        with pytest.raises(KeyboardInterrupt):
+            read_due_study(node, uid, lambda _name: [ScriptedPredictor(0.9)])
+    left = set(node.settings.results_dir.iterdir())
+    assert left
+    with node.database.writing() as session:
+        session.execute(update(StudyRow).values(lease_until=datetime.now(UTC) - timedelta(seconds=1)))
+        assert queue.take_due_studies(session, datetime.now(UTC)) == [uid]
+    read(node, uid, ScriptedPredictor(0.9))
+    there = set(node.settings.results_dir.iterdir())
+    objects = show(node, uid)["readings"][0]["objects"]
+    assert there == {result_path(node, o["sop_instance_uid"]) for o in objects}
+    assert not there & left
+
+
 def test_work_that_was_taken_over_is_dropped(node: Node, phantom: HeadPhantom) -> None:
     uid = arrive(node, phantom_series(phantom))
     other = ScriptedPredictor(0.9)
@@ -269,7 +320,7 @@ def ask_for(node: Node, uid: str, model: str | None = None) -> None:
 
 def predecessor_of(node: Node, reading: dict[str, Any]) -> str:
     sr = next(o["sop_instance_uid"] for o in reading["objects"] if o["kind"] == "SR")
-    report = pydicom.dcmread(node.settings.results_dir / f"{sr}.dcm")
+    report = pydicom.dcmread(result_path(node, sr))
     if "PredecessorDocumentsSequence" not in report:
         return ""
     series = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
@@ -285,6 +336,24 @@ def test_reprocessing_makes_another_run_that_names_its_predecessor(node: Node, p
     assert (new["run_number"], new["superseded"], old["superseded"]) == (2, False, True)
     assert predecessor_of(node, new) == first["sr_sop_instance_uid"]
     assert show(node, uid)["priority"] == "ROUTINE"
+
+
+def test_the_predecessor_is_one_that_was_sent_whatever_was_wanted_then(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    uid = arrive(node, phantom_series(phantom))
+    first = read(node, uid, ScriptedPredictor(0.9))
+    (pacs,) = node.settings.pacs
+    others = (pacs.model_copy(update={"sr_class": "comprehensive"}),)
+    changed = Node(settings=node.settings.model_copy(update={"pacs": others}), database=node.database)
+    ask_for(node, uid)
+    read(changed, uid, ScriptedPredictor(0.1))
+    objects = show(node, uid)["readings"][0]["objects"]
+    sr = next(o["sop_instance_uid"] for o in objects if o["kind"] == "SR/comprehensive")
+    series = (
+        pydicom.dcmread(result_path(node, sr)).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0]
+    )
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first["sr_sop_instance_uid"]
 
 
 def test_another_model_reads_beside_and_takes_no_flag_down(node: Node, phantom: HeadPhantom) -> None:

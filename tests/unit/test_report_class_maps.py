@@ -12,12 +12,15 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw
 from skimage.color import rgb2lab
 
 from ich_node.findings import IchSubtype, Localization, SliceFinding
 from ich_node.report import ReadingReport, build_secondary_captures, drawing
-from ich_node.report.contours import class_contours, contours
+from ich_node.report.contours import class_contours, contours, grown
 from ich_node.report.joint_maps import contour_labels
 from ich_node.report.labels import Label, write_labels
 from ich_node.report.overlay import FOOTER_HEIGHT, HEADER_HEIGHT, render_overlay
@@ -166,6 +169,15 @@ def test_any_alone_is_drawn_by_levels_of_likelihood() -> None:
 def legend_part(page: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The part of an overlay's page where the lines of its legend are, above the scale bar."""
     return page[HEADER_HEIGHT + PAGE_WIDTH // 2 : -(FOOTER_HEIGHT + 40), 22:42]
+
+
+@given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=12)), st.integers(0, 15))
+def test_a_mask_grows_to_all_sides_as_far_as_it_is_told(mask: npt.NDArray[np.bool_], by: int) -> None:
+    rows, columns = np.indices(mask.shape)
+    expected = np.zeros_like(mask)
+    for row, column in np.argwhere(mask):
+        expected |= np.maximum(abs(rows - row), abs(columns - column)) <= by
+    assert np.array_equal(grown(mask, by), expected)
 
 
 def swatches(strip: npt.NDArray[np.uint8]) -> set[tuple[int, ...]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ich_node.errors import RejectionReason, StudyRejected
-from ich_node.findings import IchSubtype, SliceFinding
+from ich_node.findings import IchSubtype, Localization, SliceFinding
 from tests.report_builders import READ_AT, make_report
 
 
@@ -24,6 +24,16 @@ def test_a_score_that_is_none_never_becomes_a_negative_report(score: float) -> N
         with pytest.raises(StudyRejected) as rejected:
             replace(report, finding=finding)
         assert rejected.value.reason is RejectionReason.INVALID_MODEL_OUTPUT
+
+
+@pytest.mark.parametrize("coordinate", [float("nan"), float("inf")])
+def test_a_place_that_is_nowhere_is_refused(coordinate: float) -> None:
+    report = make_report()
+    place = Localization(kind="point", subtype=IchSubtype.ANY, coordinates=(coordinate, 1.0), score=0.1)
+    slices = (replace(report.finding.slices[0], localizations=(place,)), *report.finding.slices[1:])
+    with pytest.raises(StudyRejected) as rejected:
+        replace(report, finding=replace(report.finding, slices=slices))
+    assert rejected.value.reason is RejectionReason.INVALID_MODEL_OUTPUT
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, config, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from ich_node.findings import Priority
 from ich_node.report import build_secondary_captures, sc_to_png
+from ich_node.report.compression import Compression
 from ich_node.report.overlay import HEADER_HEIGHT
 from ich_node.report.secondary_capture import MAX_OVERLAYS, overlay_slices
 from ich_node.report.viewport import whole_slice
@@ -139,6 +140,16 @@ def test_without_geometry_nothing_is_claimed_of_it() -> None:
     assert not set(missing) & {element.keyword for element in overlay}
     assert "PatientOrientation" in overlay
     assert not overlay.PatientOrientation
+
+
+@pytest.mark.filterwarnings("error")
+def test_free_text_that_breaks_its_length_is_carried_without_a_complaint() -> None:
+    header = {"PatientID": "x" * 80, "AccessionNumber": "y" * 40}
+    with config.disable_value_validation():
+        report = make_report(0.9, header=header)
+    for capture in build_secondary_captures(report):
+        assert {keyword: capture[keyword].value for keyword in header} == header
+    build_secondary_captures(report, Compression.JPEG_LOSSLESS)
 
 
 def test_lossy_source_makes_a_lossy_result() -> None:

@@ -258,6 +258,39 @@ def test_each_class_has_its_sop_class_and_uids_and_names_its_own_predecessor(sr_
     assert reference.ReferencedSOPClassUID == first.SOPClassUID
 
 
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ({"", "SEG"}, "sr/segmentation"),
+        ({""}, "sr"),
+        ({"comprehensive"}, "sr"),
+        (set(), "sr"),
+    ],
+)
+def test_the_predecessor_is_a_report_that_was_made(sent: set[str], named: str) -> None:
+    """Of the earlier reading there need not be one with a segmentation, nor one of the class that is wanted now."""
+    first = make_report(0.1)
+    second = make_report(0.9, predecessor=replace(EARLIER, sr_forms=frozenset(sent)), run_number=2)
+    made = build_structured_report(second, segmentation=build_segmentation(second))
+    reference = made.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert reference.ReferencedSOPInstanceUID == result_uid(first, named)
+    assert reference.ReferencedSOPClassUID == Comprehensive3DSRStorage
+
+
+def test_a_report_without_segmentation_follows_one_that_had_it() -> None:
+    earlier = replace(EARLIER, sr_forms=frozenset({"comprehensive+SEG"}))
+    second = make_report(0.1, predecessor=earlier, run_number=2)
+    made = build_structured_report(second, sr_class=SrClass.COMPREHENSIVE)
+    reference = made.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    role = "sr/comprehensive/segmentation"
+    assert reference.ReferencedSOPInstanceUID == result_uid(make_report(0.9), role)
+
+
+def test_a_whole_number_too_long_for_a_decimal_string() -> None:
+    document = parsed(make_report(header={"SliceThickness": "1e17"}))
+    assert 1e17 in [float(e.value) for e in document.iterall() if e.keyword == "NumericValue"]
+
+
 def test_kinds_of_report_are_objects_of_their_own() -> None:
     report = make_report(0.9)
     segmentation = build_segmentation(report)
