@@ -64,6 +64,7 @@ def read_due_study(
             now=_now(),
             lease=lease,
             max_attempts=node.settings.worker.max_attempts,
+            listeners=listeners_of(node.settings),
         )
     if claim is None:
         return False
@@ -125,9 +126,10 @@ def _decode_limits(node: Node) -> DecodeLimits:
 def _commit_when_possible(node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
     """Commit, and again while the database does not answer: the reading is paid for, and its lease is kept alive."""
     pause = threading.Event()
+    reports = _not_read_reports(node, claim, outcome)
     for wait_s in (*_COMMIT_AGAIN_S, None):
         try:
-            _commit_or_fail(node, claim, outcome)
+            _commit_or_fail(node, claim, outcome, reports)
             return
         except TransientError as error:
             if wait_s is None:
@@ -136,10 +138,12 @@ def _commit_when_possible(node: Node, claim: StudyClaim, outcome: StudyOutcome |
             pause.wait(wait_s)
 
 
-def _commit_or_fail(node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
+def _commit_or_fail(
+    node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception, reports: Sequence[NewObject]
+) -> None:
     try:
         with node.database.writing() as session:
-            _commit(session, node, claim, outcome)
+            _commit(session, node, claim, outcome, reports)
     except IchNodeError:
         raise
     except Exception as error:  # tried again, it would end as WORKER_LOST, which is not true
@@ -148,16 +152,19 @@ def _commit_or_fail(node: Node, claim: StudyClaim, outcome: StudyOutcome | Excep
             _commit(session, node, claim, error)
 
 
-def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception) -> None:
+def _commit(
+    session: Session,
+    node: Node,
+    claim: StudyClaim,
+    outcome: StudyOutcome | Exception,
+    reports: Sequence[NewObject] = (),
+) -> None:
     now = _now()
     if isinstance(outcome, TransientError):
         logger.warning("study %s is read again later: %s", claim.study_instance_uid, outcome)
         queue.give_back(session, claim, now=now, again_at=now + _READ_AGAIN)
     elif isinstance(outcome, Exception):
-        detail = f"{type(outcome).__name__} while reading; the worker's log has the whole of it"
-        if isinstance(outcome, ConfigurationError):  # its text says what to mend, and names no patient
-            detail = str(outcome)
-        _commit_fault(session, node, claim, StudyRejected(RejectionReason.INTERNAL_ERROR, detail), now)
+        _commit_fault(session, node, claim, _fault_of(outcome), now, reports=reports)
     elif not isinstance(outcome, NotRead):
         readings.finish_read(
             session,
@@ -173,7 +180,7 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
         readings.finish_waiting(session, claim, exclusions=outcome.exclusions, now=now)
     elif outcome.reason in FAULTS_OF_THE_NODE:
         fault = StudyRejected(outcome.reason, outcome.detail)
-        _commit_fault(session, node, claim, fault, now, outcome.exclusions)
+        _commit_fault(session, node, claim, fault, now, outcome.exclusions, reports=reports)
     else:
         readings.finish_not_read(
             session,
@@ -182,18 +189,32 @@ def _commit(session: Session, node: Node, claim: StudyClaim, outcome: StudyOutco
             reason=outcome.reason,
             detail=outcome.detail,
             now=now,
-            objects=_not_read_reports(node, claim, outcome.reason, outcome.detail),
+            objects=reports,
             listeners=listeners_of(node.settings),
         )
 
 
+def _fault_of(error: Exception) -> StudyRejected:
+    detail = f"{type(error).__name__} while reading; the worker's log has the whole of it"
+    if isinstance(error, ConfigurationError):  # its text says what to mend, and names no patient
+        detail = str(error)
+    return StudyRejected(RejectionReason.INTERNAL_ERROR, detail)
+
+
 def _not_read_reports(
-    node: Node, claim: StudyClaim, reason: RejectionReason, detail: str
+    node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception
 ) -> tuple[NewObject, ...]:
     """Reports for destinations that want them; that one cannot be written does not keep the row back."""
+    if isinstance(outcome, TransientError) or not isinstance(outcome, NotRead | Exception):
+        return ()
+    if claim.still_receiving and not claim.reprocess and isinstance(outcome, NotRead):
+        return ()
+    fault = _fault_of(outcome) if isinstance(outcome, Exception) else outcome
     try:
         results = ResultFiles.of(node.settings)
-        return results.write_not_read(claim, node.settings.spool_dir, reason=reason, detail=detail)
+        return results.write_not_read(
+            claim, node.settings.spool_dir, reason=fault.reason, detail=fault.detail
+        )
     except Exception:
         logger.exception("no report that study %s was not read", claim.study_instance_uid)
         return ()
@@ -206,6 +227,8 @@ def _commit_fault(
     fault: StudyRejected,
     now: datetime,
     exclusions: Sequence[SeriesExclusion] = (),
+    *,
+    reports: Sequence[NewObject],
 ) -> None:
     """Commit that no model gave a reading, and why."""
     if claim.reprocess is None or None in claim.reprocess.models:
@@ -217,7 +240,7 @@ def _commit_fault(
             detail=fault.detail,
             now=now,
             state=StudyState.FAILED,
-            objects=_not_read_reports(node, claim, fault.reason, fault.detail),
+            objects=reports,
             listeners=listeners_of(node.settings),
         )
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Select, exists, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from ich_node.database.audit import record_change
+from ich_node.database.notices import Listener, add_notice
 from ich_node.database.retention import ImagesPurged, can_be_read_again
 from ich_node.database.standing import has_unread_images, lock_study, never_negative, set_state
 from ich_node.database.tables import InstanceRow, SeriesRow, StudyRow
@@ -116,8 +117,14 @@ def claim_study(
     now: datetime,
     lease: timedelta,
     max_attempts: int,
+    listeners: Sequence[Listener] = (),
 ) -> StudyClaim | None:
     """Take a study up, unless it is not due, another worker has it, or it took too many workers down.
+
+    Parameters
+    ----------
+    listeners
+        Who is told that it took too many workers down.
 
     Returns
     -------
@@ -131,6 +138,7 @@ def claim_study(
         return None
     if study.attempts >= max_attempts:
         _give_up(session, study, now)
+        add_notice(session, study, listeners, now=now)
         return None
     study.attempts += 1
     study.claim_number += 1

@@ -21,6 +21,7 @@ class BoundedSocket(AssociationSocket):
     """
 
     def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes, or fewer where the connection ends; `OSError` where a bound is met."""
         connection = cast(socket.socket, self.socket)
         if nr_bytes > _MAX_PDU_BYTES:
             raise OSError("a PDU claims to be longer than any that is taken")

@@ -111,14 +111,14 @@ def send_mail(notice: Notice, relay: MailRelay) -> NoticeOutcome:
     except smtplib.SMTPResponseException as error:
         said = f"{relay.host}: {error.smtp_code} {_decoded(error.smtp_error)}"
         return outcome(_result(error.smtp_code), said, secrets=secrets)
-    except ValueError as error:  # a login's challenge that is no Base64, a name that cannot be looked up
-        why = f"mail by {relay.host}:{relay.port} failed: {type(error).__name__}"
-        return outcome(NoticeResult.TRANSIENT, why, secrets=secrets)
     except (OSError, ConfigurationError, smtplib.SMTPServerDisconnected) as error:
         # SMTPException is an OSError: those that say what the relay cannot do come here too.
         why = (error.strerror if isinstance(error, OSError) else None) or str(error) or "no answer in time"
         result = NoticeResult.REFUSED if _is_lacking(error) else NoticeResult.TRANSIENT
         return outcome(result, f"mail by {relay.host}:{relay.port} failed: {why}", secrets=secrets)
+    except ValueError as error:  # a login's challenge that is no Base64, a name that cannot be looked up
+        why = f"mail by {relay.host}:{relay.port} failed: {type(error).__name__}"
+        return outcome(NoticeResult.TRANSIENT, why, secrets=secrets)
     if refused:
         return _recipients_refused(refused, relay, secrets)
     return outcome(NoticeResult.SENT, f"{relay.host} took the mail for {len(relay.recipients)} recipients")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,8 @@ from ich_node.report.secondary_capture import build_secondary_captures
 from ich_node.report.segmentation import build_segmentation
 from ich_node.report.sr_class import SrClass, SrForm
 from ich_node.report.structured_report import build_structured_report
+
+logger = logging.getLogger(__name__)
 
 
 class ResultKind(StrEnum):
@@ -77,7 +80,9 @@ def build_result_objects(report: ReadingReport, wishes: Mapping[str, Wish]) -> l
     list of ResultObject
         In the order in which a person looks at them. The first is the structured report in its default form and the
         next are uncompressed secondary captures, which the node itself shows, whether a destination wants them or
-        not. Kinds that do not exist for this reading, such as key objects where nothing is suspicious, are left out.
+        not. Kinds that do not exist for this reading, such as key objects where nothing is suspicious, are left out;
+        so is, with its traceback in the log, an optional one that cannot be made: the report goes out without it
+        rather than not at all.
     """
     making = _Making(report)
     return [
@@ -95,7 +100,7 @@ class _Making:
 
     @cached_property
     def segmentation(self) -> Dataset | None:
-        return build_segmentation(self._report)
+        return self._if_it_can_be_made(ResultKind.SEG, lambda: build_segmentation(self._report))
 
     def reports(self, wishes: Mapping[str, Wish]) -> Iterator[ResultObject]:
         """One structured report of each class, and with the segmentation where that goes with it."""
@@ -116,11 +121,17 @@ class _Making:
         for name in _wanting(wishes, ResultKind.SC):
             forms.setdefault(wishes[name].sc_compression, []).append(name)
         drawn = build_secondary_captures(self._report)
-        for compression, names in forms.items():
-            for capture in drawn:
-                made = compress_capture(capture, compression)
-                form = "" if compression is Compression.NONE else str(compression)
-                yield ResultObject(kind=ResultKind.SC, form=form, dataset=made, destinations=tuple(names))
+        compressed: list[ResultObject] = []
+        for compression, names in list(forms.items())[1:]:
+            try:
+                made = [compress_capture(capture, compression) for capture in drawn]
+            except Exception:  # an encoder's own; uncompressed is better than not at all
+                logger.exception("secondary captures cannot be compressed as %s", compression)
+                forms[Compression.NONE] += names
+                continue
+            compressed += [_capture(one, str(compression), names) for one in made]
+        yield from (_capture(one, "", forms[Compression.NONE]) for one in drawn)
+        yield from compressed
 
     def others(self, wishes: Mapping[str, Wish]) -> Iterator[ResultObject]:
         """What is made only where somebody wants it."""
@@ -132,9 +143,22 @@ class _Making:
         }
         for kind, build in builders.items():
             names = _wanting(wishes, kind)
-            made = build() if names else None
+            made = self._if_it_can_be_made(kind, build) if names else None
             if made is not None:
                 yield ResultObject(kind=kind, dataset=made, destinations=tuple(names))
+
+    def _if_it_can_be_made(self, kind: ResultKind, build: Callable[[], Dataset | None]) -> Dataset | None:
+        try:
+            return build()
+        except Exception:  # whatever a library makes of a header that nobody has seen yet
+            logger.exception(
+                "%s cannot be made of a reading by %s", kind, self._report.finding.algorithm.name
+            )
+            return None
+
+
+def _capture(dataset: Dataset, form: str, names: Collection[str]) -> ResultObject:
+    return ResultObject(kind=ResultKind.SC, form=form, dataset=dataset, destinations=tuple(names))
 
 
 def _wanting(wishes: Mapping[str, Wish], kind: ResultKind) -> Collection[str]:

@@ -399,6 +399,17 @@ def test_two_processes_record_the_same_studies_and_wait_for_each_other_only(
         assert series_row(database, sender.series).revision == 60
 
 
+def test_an_upgrade_and_a_node_that_runs_wait_for_each_other(old: Database) -> None:
+    upgrade = threading.Thread(target=old.upgrade)
+    with old.writing() as session:
+        session.execute(text("UPDATE outbox SET note = 'a'"))
+        upgrade.start()
+        _wait_until_someone_waits_for_a_lock(session.connection(), old)
+        assert session.execute(text("SELECT count(*) FROM worklist_v1")).scalar_one() == 1
+    upgrade.join(60)
+    old.require_current()
+
+
 def _wait_until_someone_waits_for_a_lock(connection: Connection, database: Database) -> None:
     own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
     with database.engine.connect() as watcher:

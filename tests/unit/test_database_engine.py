@@ -313,3 +313,12 @@ def test_the_view_is_there_with_its_columns(database: Database) -> None:
         found = inspect(session.connection())
         assert found.get_view_names() == ["worklist_v1"]
         assert [column["name"] for column in found.get_columns("worklist_v1")] == list(COLUMNS)
+
+
+def test_a_node_starts_whatever_was_deleted_by_hand_since_the_upgrade(database: Database) -> None:
+    by_hand = database.engine.execution_options(ich_node_write=True, ich_node_upgrade=True)
+    row = "INSERT INTO notice (study_instance_uid, facts, created_at) VALUES ('gone', '{}', '2026-03-01')"
+    with by_hand.begin() as connection:
+        connection.execute(text(row))
+    database.upgrade()
+    database.require_current()

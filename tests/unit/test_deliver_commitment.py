@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from pynetdicom.dsutils import decode, encode
 
+from ich_node.deliver import commitment
 from ich_node.deliver.commitment import request_commitment
 from ich_node.deliver.scu import Destination
 from ich_node.receive.commitment_event import EventStatus, ReportRefused, read_report
@@ -206,6 +207,15 @@ def test_what_was_said_last_comes_last_even_if_the_clock_is_set_back(tmp_path: P
     assert [one.report for one in results.read()] == said
 
 
+def test_a_result_that_cannot_be_read_keeps_no_other_back(tmp_path: Path) -> None:
+    results = CommitmentResults(tmp_path)
+    first, second = add(results, report(1)), add(results, report(2, transaction="2.25.78"))
+    (tmp_path / first.file_name).unlink()
+    (tmp_path / first.file_name).mkdir()
+    assert results.read() == (second,)
+    assert (tmp_path / first.file_name).is_dir()
+
+
 def test_peers_and_transactions_are_kept_apart(tmp_path: Path) -> None:
     results = CommitmentResults(tmp_path)
     kept = [
@@ -339,3 +349,14 @@ def test_nothing_is_no_request(tmp_path: Path) -> None:
     nowhere = Destination(name="the PACS", ae_title="PACS", host="127.0.0.1", port=1)
     with pytest.raises(ValueError, match="one object at least"):
         request_commitment([], TRANSACTION, nowhere, results=CommitmentResults(tmp_path))
+
+
+def test_an_answer_of_another_service_is_none(tmp_path: Path) -> None:
+    class Odd:
+        def bind(self, *_: Any) -> None: ...
+
+        def send_n_action(self, *_: Any) -> Any:
+            raise AttributeError("'C_STORE' object has no attribute 'ActionReply'")  # pynetdicom's own
+
+    asked = commitment._Request(Dataset(), TRANSACTION, CommitmentResults(tmp_path), 0.0)
+    assert asked.run(Odd()) == Dataset()  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pydicom.uid import (
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
@@ -9,6 +10,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+from ich_node.report import result_objects
 from ich_node.report.compression import Compression
 from ich_node.report.result_objects import ResultKind, ResultObject, Wish, build_result_objects
 from ich_node.report.sr_class import SrClass
@@ -70,3 +72,18 @@ def test_a_report_refers_to_the_segmentation_only_where_both_go() -> None:
 def test_a_reading_without_finding_has_no_key_objects_and_no_maps() -> None:
     objects = build_result_objects(make_report(0.01), {"all": ALL})
     assert kinds(objects, "all") == ["SR", "SC"]
+
+
+def test_what_cannot_be_made_does_not_keep_the_report_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> None:
+        raise RuntimeError("an encoder's fault")
+
+    compressed = Wish(sc_compression=Compression.JPEG_LOSSLESS)
+    for name in ("build_segmentation", "build_presentation_state", "compress_capture"):
+        monkeypatch.setattr(result_objects, name, breaks)
+    objects = build_result_objects(make_report(), {"all": ALL, "small": compressed})
+    captures = kinds(objects, "small").count("SC")
+    assert captures > 1
+    assert kinds(objects, "small") == ["SR", *["SC"] * captures]
+    assert kinds(objects, "all") == ["SR", *["SC"] * captures, "KOS", "PM"]
+    assert {each.form for each in objects} == {""}
