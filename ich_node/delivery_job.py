@@ -11,7 +11,7 @@ from pathlib import Path
 from ich_node.confirmation_job import confirm_due
 from ich_node.database import outbox
 from ich_node.database.engine import Database
-from ich_node.database.outbox import Delivery
+from ich_node.database.outbox import Delivery, Takes
 from ich_node.deliver import scu, stow
 from ich_node.deliver.outbox import GIVE_UP_AFTER, LONGEST_DELAY, next_attempt
 from ich_node.deliver.scu import DeliveryOutcome, DeliveryResult
@@ -68,11 +68,12 @@ def deliver_due(node: Node, destination_name: str) -> None:
     """
     for listener in node.settings.notified:
         if listener.name == destination_name:
+            _give_up(node.database, destination_name, takes=Takes.NOTICES)
             tell_due(node, listener)
             return
     pacs = _pacs(node, destination_name)
+    _give_up(node.database, destination_name, takes=None if pacs is None else Takes.OBJECTS)
     if pacs is None:
-        _give_up(node.database, destination_name)
         return
     while True:
         with node.database.writing() as session:
@@ -141,11 +142,17 @@ def _renewal(database: Database, claimed: Sequence[Delivery]) -> Callable[[], bo
     return renew
 
 
-def _give_up(database: Database, destination_name: str) -> None:
+def _give_up(database: Database, destination_name: str, *, takes: Takes | None) -> None:
+    """Make dead letters of what nobody of that name can take; only a person knows where it should go."""
     note = f"no [[pacs]] is named {destination_name}; add it and run 'ich-node deliveries --retry'"
+    if takes is Takes.OBJECTS:
+        note = f"{destination_name} is a [[pacs]] now, which takes no notices"
+    elif takes is Takes.NOTICES:
+        note = f"{destination_name} is no [[pacs]] any more; give that its name back, or send the study anew"
     with database.writing() as session:
-        count = outbox.give_up(session, destination_name, now=now(), note=note)
-    logger.warning("%d deliveries are for %s, which the settings do not name", count, destination_name)
+        count = outbox.give_up(session, destination_name, now=now(), note=note, takes=takes)
+    if count:
+        logger.warning("%d deliveries are for %s, which cannot take them", count, destination_name)
 
 
 def _pacs(node: Node, name: str) -> PacsSettings | None:

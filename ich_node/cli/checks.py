@@ -204,7 +204,7 @@ def _waiting(settings: Settings) -> tuple[bool, str]:
         for one in standing
         if one.oldest_at is not None
     ]
-    late = False
+    late = any(one.oldest_at is not None and now - one.oldest_at > _LONG_WAIT for one in standing)
     for one in standing:
         if one.oldest_unconfirmed_at is not None:
             since = now - one.oldest_unconfirmed_at

@@ -21,6 +21,13 @@ CONFIRMED_SOON = 4
 """A destination that has been asked more often whether it keeps an object is slower than one would expect."""
 
 
+class Takes(StrEnum):
+    """What a kind of destination takes."""
+
+    OBJECTS = "OBJECTS"
+    NOTICES = "NOTICES"
+
+
 class DeliveryState(StrEnum):
     """Where a delivery stands."""
 
@@ -182,17 +189,25 @@ def record_failed(
     )
 
 
-def give_up(session: Session, destination: str, *, now: datetime, note: str) -> int:
-    """Make dead letters of all that is due for a destination that there is none of any more; how many.
+def give_up(
+    session: Session, destination: str, *, now: datetime, note: str, takes: Takes | None = None
+) -> int:
+    """Make dead letters of what is due for a destination that cannot take it any more; how many.
 
-    Objects and notices, also those that it took and that it cannot be asked about.
+    Also of what it took and cannot be asked about.
+
+    Parameters
+    ----------
+    takes
+        What it does take, where its name belonged to a destination of another kind; ``None``: there is none of that
+        name.
     """
+    due = is_due(now, DeliveryState.PENDING, DeliveryState.SENT)
+    if takes is not None:
+        due &= OutboxRow.notice_id.is_not(None) if takes is Takes.OBJECTS else OutboxRow.notice_id.is_(None)
     rows: Sequence[int] = session.scalars(
         update(OutboxRow)
-        .where(
-            OutboxRow.destination == destination,
-            is_due(now, DeliveryState.PENDING, DeliveryState.SENT),
-        )
+        .where(OutboxRow.destination == destination, due)
         .values(state=DeliveryState.DEAD, note=note, lease_owner=None, lease_until=None)
         .returning(OutboxRow.id)
     ).all()

@@ -18,6 +18,7 @@ from ich_node.database.outbox import DeliveryRecord
 from ich_node.database.tables import OutboxRow
 from ich_node.database.worklist import worklist_row
 from ich_node.delivery_job import Deliverer, deliver_due
+from ich_node.destination_settings import HL7Settings
 from ich_node.node import Node
 from ich_node.settings import PacsSettings, Settings
 from ich_node.testing.pacs import DemoPacs
@@ -165,6 +166,15 @@ def test_a_pacs_that_cannot_be_asked_leaves_the_matter_open(node: Node, pacs: De
         assert (record.state, record.delivered_at) == ("SENT", None)
         assert record.next_attempt_at > datetime.now(UTC)
         assert "rejected" in (record.note or "")
+
+
+def test_objects_for_what_is_no_pacs_any_more_say_so(node: Node) -> None:
+    fill(node, "RIS")
+    listening = HL7Settings(name="RIS", host="127.0.0.1", port=1)
+    changed = replace(node, settings=node.settings.model_copy(update={"hl7": (listening,)}))
+    deliver_due(changed, "RIS")
+    assert {r.state for r in records(node)} == {"DEAD"}
+    assert all("RIS is no [[pacs]] any more" in (r.note or "") for r in records(node))
 
 
 def make_due(node: Node) -> None:
