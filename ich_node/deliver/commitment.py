@@ -18,7 +18,8 @@ from pynetdicom import build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.status import STORAGE_COMMITMENT_SERVICE_CLASS_STATUS
 
-from ich_node.deliver.scu import Call, Destination, Timeouts, in_words
+from ich_node.deliver.call import Call, Destination, Timeouts
+from ich_node.deliver.scu import in_words
 from ich_node.receive.commitment import is_confirmed
 from ich_node.receive.commitment_event import ReportReception
 from ich_node.receive.commitment_request import (
@@ -138,14 +139,14 @@ class _Request:
         self.result: CommitmentResult | None = None
         """Of this transaction."""
 
-    def run(self, association: Association) -> Dataset:
+    def run(self, association: Association, message_id: int) -> Dataset:
         """Send the request and wait for its report; the status, empty where it was not answered."""
         association.bind(evt.EVT_N_EVENT_REPORT, self._serve)
         for event in (evt.EVT_RELEASED, evt.EVT_ABORTED, evt.EVT_CONN_CLOSE):
             association.bind(event, self._end)
         try:
             status, _ = association.send_n_action(
-                self._information, REQUEST_STORAGE_COMMITMENT, SOP_CLASS_UID, SOP_INSTANCE_UID
+                self._information, REQUEST_STORAGE_COMMITMENT, SOP_CLASS_UID, SOP_INSTANCE_UID, message_id
             )
         except (RuntimeError, AttributeError):  # it was lost in this moment; or another service was answered
             status = Dataset()

@@ -20,7 +20,8 @@ from pynetdicom import build_context
 from pynetdicom.association import Association
 from pynetdicom.status import QR_FIND_SERVICE_CLASS_STATUS
 
-from ich_node.deliver.scu import Call, Destination, Timeouts, in_words
+from ich_node.deliver.call import Call, Destination, Timeouts
+from ich_node.deliver.scu import in_words
 from ich_node.deliver.web_client import WebDestination, exchange, shortened
 from ich_node.http_exchange import NoAnswer
 
@@ -151,7 +152,8 @@ def _find_all(
 
 def _find(call: Call, series: _Series, wanted: set[str], seconds: float) -> _Found:
     matches = _Matches()
-    status = call.request(lambda association: matches.take(association, _identifier(series, wanted), seconds))
+    identifier = _identifier(series, wanted)
+    status = call.request(lambda association, number: matches.take(association, number, identifier, seconds))
     uids = frozenset(matches.sop_instance_uids)
     if status is None:
         return _Found(sop_instance_uids=uids, shortcoming=matches.endless or call.lost)
@@ -169,10 +171,10 @@ class _Matches:
     unreadable: str = ""
     endless: str = ""
 
-    def take(self, association: Association, identifier: Dataset, seconds: float) -> Dataset:
+    def take(self, association: Association, message_id: int, identifier: Dataset, seconds: float) -> Dataset:
         """Ask, and take answers until the last; its status, or nothing when there was no last."""
         ends_at = time.monotonic() + seconds
-        answers = association.send_c_find(identifier, STUDY_ROOT_FIND_SOP_CLASS_UID)
+        answers = association.send_c_find(identifier, STUDY_ROOT_FIND_SOP_CLASS_UID, message_id)
         for count, (status, match) in enumerate(answers, start=1):
             if status.get("Status") not in _PENDING:
                 return Dataset(status)

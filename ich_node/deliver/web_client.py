@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from urllib3.util import make_headers
 
 from ich_node.client_tls import ClientTls
-from ich_node.deliver.scu import Timeouts
+from ich_node.deliver.call import Timeouts
 from ich_node.http_exchange import HttpAnswer, HttpTimeouts, NoAnswer, Request
 from ich_node.http_exchange import exchange as exchange_http
 

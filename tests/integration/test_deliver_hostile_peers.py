@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import CTImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_STORE
 
 from ich_node.deliver import scu
 from ich_node.deliver.commitment import CommitmentState, request_commitment
@@ -21,6 +24,7 @@ from ich_node.deliver.stow import send
 from ich_node.deliver.web_client import WebDestination
 from ich_node.notify import MailRelay, NoticeResult, mail, send_mail
 from ich_node.receive.commitment_results import CommitmentResults
+from ich_node.receive.upper_layer import configure_pynetdicom
 from tests.integration.test_notify import dribble, server_of
 from tests.notice_builders import notice
 from tests.small_objects import saved, small_object
@@ -58,6 +62,45 @@ def test_a_pacs_that_drips_a_pdu_holds_nobody(tmp_path: Path, length: int) -> No
     assert outcome.result is DeliveryResult.TRANSIENT
     assert confirmation.presence is Presence.CANNOT_TELL
     assert commitment.state is CommitmentState.NO_ANSWER
+
+
+@contextmanager
+def pacs_with_one_answer_too_many(id_offset: int) -> Iterator[Destination]:
+    """Says success once more with the first object, and refuses all others."""
+    seen: list[str] = []
+
+    def store(event: evt.Event) -> int:
+        seen.append(str(event.request.AffectedSOPInstanceUID))
+        if len(seen) > 1:
+            return 0xC001
+        extra = C_STORE()
+        extra.MessageIDBeingRespondedTo = event.request.MessageID + id_offset
+        extra.AffectedSOPClassUID = event.request.AffectedSOPClassUID
+        extra.AffectedSOPInstanceUID = event.request.AffectedSOPInstanceUID
+        extra.Status = 0x0000
+        event.assoc.dimse.send_msg(extra, event.context.context_id)
+        return 0x0000
+
+    configure_pynetdicom()
+    entity = AE(ae_title="PACS")
+    entity.add_supported_context(CTImageStorage)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    try:
+        port = int(server.socket.getsockname()[1])
+        yield Destination(name="the PACS", ae_title="PACS", host="127.0.0.1", port=port)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("id_offset", [0, 1, 7])
+def test_the_verdict_on_one_object_is_not_taken_for_that_on_another(tmp_path: Path, id_offset: int) -> None:
+    paths = [saved(small_object(), tmp_path) for _ in range(3)]
+    with pacs_with_one_answer_too_many(id_offset) as pacs:
+        outcomes = scu.send(paths, pacs, timeouts=SHORT)
+    assert DeliveryResult.SENT not in {outcome.result for outcome in outcomes[1:]}
+    assert outcomes[-1].result is DeliveryResult.TRANSIENT
+    assert "answered another request than it was sent" in outcomes[-1].detail
 
 
 @pytest.mark.parametrize("host", NO_HOSTS)

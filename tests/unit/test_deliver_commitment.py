@@ -359,4 +359,4 @@ def test_an_answer_of_another_service_is_none(tmp_path: Path) -> None:
             raise AttributeError("'C_STORE' object has no attribute 'ActionReply'")  # pynetdicom's own
 
     asked = commitment._Request(Dataset(), TRANSACTION, CommitmentResults(tmp_path), 0.0)
-    assert asked.run(Odd()) == Dataset()  # type: ignore[arg-type]
+    assert asked.run(Odd(), 1) == Dataset()  # type: ignore[arg-type]
