@@ -77,6 +77,8 @@ class PacsSettings(Section):
     def _check_web(self) -> None:
         if self.confirm == "commitment":
             raise ValueError("confirm: a DICOMweb service knows no storage commitment: auto, query or none")
+        if self.url.startswith("http:") and (self.ca or self.certificate or self.peer_certificate):
+            raise ValueError("ca, certificate and peer_certificate are for a url that begins with https://")
         if bool(self.user) != bool(self.password_file):
             raise ValueError("user and password_file are needed together")
         if self.user and self.token_file:

@@ -226,6 +226,7 @@ WRONG: dict[str, list[Any]] = {
         [{**WEB, "url": "https://me:secret@pacs.local"}],
         [{**WEB, "url": "https://pacs.local/?a=b"}],
         [{**WEB, "url": "https://pacs.local:port"}],
+        [{**WEB, "url": "http://pacs.local", "ca": "/etc/ca.pem"}],
         [{**WEB, "user": "ich"}],
         [{**WEB, "user": "ich", "password_file": "/etc/password", "token_file": "/etc/token"}],
         [{**WEB, "confirm": "commitment"}],
