@@ -27,7 +27,7 @@ class Compression(StrEnum):
     """How the pixels of Secondary Captures are written. All keep every pixel as it is."""
 
     NONE = "none"
-    """Explicit VR Little Endian (1.2.840.10008.1.2.1): every PACS takes it; 3.5 MB a page."""
+    """Explicit VR Little Endian (1.2.840.10008.1.2.1): every PACS takes it; 2 MB a page."""
     JPEG_LOSSLESS = "jpeg-lossless"
     """JPEG Lossless, process 14, selection value 1 (1.2.840.10008.1.2.4.70): about a third of that."""
     JPEG_2000_LOSSLESS = "jpeg-2000-lossless"
