@@ -18,7 +18,8 @@ SHARES = [
     ("data_set", range(5000)),
     ("command_set", range(3000)),
     ("file", range(2500)),
-    ("commitment", range(1500)),
+    ("commitment", range(1000)),
+    ("commitment_report", range(1000)),
     ("store_request", range(1500)),
     ("http_header", range(500)),
 ]
