@@ -9,14 +9,14 @@ from datetime import datetime
 from pydicom import Dataset
 
 from ich_node import __version__, codes
-from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.errors import REASON_WORDS, RejectionReason, StudyRejected
 from ich_node.report import attributes
 from ich_node.report.content_items import ContentItem, code_item, container, text_item
 from ich_node.report.reading_report import DEVICE_NAME, is_uid
 from ich_node.report.sr_class import SrClass
 from ich_node.report.sr_document import DeviceObserver, ObjectReference, SrDocument, build_document, opening
 from ich_node.report.uids import derived_uid
-from ich_node.report.wording import DISCLAIMER, NOT_READ, REASON
+from ich_node.report.wording import DISCLAIMER, NOT_READ
 
 _FAULTS_OF_THE_NODE = (
     RejectionReason.INVALID_MODEL_OUTPUT,
@@ -104,7 +104,7 @@ def build_not_read_report(report: NotReadReport, *, sr_class: SrClass = SrClass.
 def _statements(report: NotReadReport) -> list[ContentItem]:
     has_failed = report.reason in _FAULTS_OF_THE_NODE
     lines = [
-        f"Why: {REASON[report.reason]} ({report.reason}).",
+        f"Why: {REASON_WORDS[report.reason]} ({report.reason}).",
         report.detail,
         DISCLAIMER,
         f"By {DEVICE_NAME} {__version__}.",

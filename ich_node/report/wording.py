@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from ich_node.errors import RejectionReason
 from ich_node.findings import IchSubtype, Localization, Priority
 from ich_node.report.attributes import whole_number
 from ich_node.report.reading_report import ReadingReport
@@ -21,36 +20,6 @@ HEADLINE: dict[Priority, str] = {
 
 NOT_READ = "NOT read by AI: read as usual. This says nothing of what the images show"
 """Of a study that was not read."""
-
-REASON: dict[RejectionReason, str] = {
-    RejectionReason.NOT_CT: "not a CT",
-    RejectionReason.NOT_HEAD: "not a head",
-    RejectionReason.NOT_AN_IMAGE: "not an image",
-    RejectionReason.LOCALIZER: "localizer",
-    RejectionReason.DERIVED: "derived images, not the original ones",
-    RejectionReason.NOT_AXIAL: "not axial",
-    RejectionReason.CONTRAST: "contrast was given",
-    RejectionReason.BONE_KERNEL: "bone kernel",
-    RejectionReason.SECONDARY_CAPTURE: "secondary capture",
-    RejectionReason.NO_IMAGES: "no images",
-    RejectionReason.UNSUPPORTED_SOP_CLASS: "a kind of DICOM object that is not read",
-    RejectionReason.TOO_FEW_SLICES: "too few slices",
-    RejectionReason.MISSING_SLICES: "slices are missing",
-    RejectionReason.DUPLICATE_POSITIONS: "several slices at one position",
-    RejectionReason.INCONSISTENT_GEOMETRY: "slices that do not fit together",
-    RejectionReason.MISSING_ATTRIBUTE: "a required DICOM attribute is absent",
-    RejectionReason.CORRUPT_PIXEL_DATA: "pixel data cannot be decoded",
-    RejectionReason.UNSUPPORTED_TRANSFER_SYNTAX: "compressed in an unknown way",
-    RejectionReason.IMPLAUSIBLE_VALUES: "pixel values that are not Hounsfield units of a head",
-    RejectionReason.TOO_LARGE: "larger than the limits allow",
-    RejectionReason.CONFLICTING_UID: "two different objects came under one UID",
-    RejectionReason.IMAGES_PURGED: "some of its images were purged",
-    RejectionReason.BETTER_SERIES: "another series of the study suits better",
-    RejectionReason.INVALID_MODEL_OUTPUT: "the model gave no valid result",
-    RejectionReason.WORKER_LOST: "the reading process died repeatedly",
-    RejectionReason.INTERNAL_ERROR: "a fault of this node; its log has the details",
-}
-"""Why it was not read, as the pages of the node say it too."""
 
 SUBTYPE_NAME: dict[IchSubtype, str] = {
     IchSubtype.ANY: "Any hemorrhage",

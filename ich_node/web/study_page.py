@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ich_node.errors import REASON_WORDS
 from ich_node.findings import IchSubtype, Priority
 from ich_node.web import display
 from ich_node.web.pictures import PictureSource
 from ich_node.web.slice_profile import SliceProfile, slice_profile
-from ich_node.web.wording import DELIVERY, PENDING, REASON, SUBTYPE, words_of
+from ich_node.web.wording import DELIVERY, PENDING, SUBTYPE, words_of
 from ich_node.web.worklist_page import WorklistLine, worklist_lines
 
 
@@ -231,7 +232,9 @@ def _series(series: Mapping[str, Any], report: Mapping[str, Any]) -> SeriesLine:
     images = f"{series['instances']}" + (f" + {conflicts} in conflict" if conflicts else "")
     images += f" ({series['purged_instances']} were purged)" if series["purged_instances"] else ""
     if reason:
-        outcome = ("Read earlier; now: " if was_read else "Not read: ") + REASON.get(reason, words_of(reason))
+        outcome = ("Read earlier; now: " if was_read else "Not read: ") + REASON_WORDS.get(
+            reason, words_of(reason)
+        )
     else:
         unread = "Not read yet" if report["state"] in PENDING else "Not read"
         outcome = "Read" if was_read else unread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ich_node.errors import RejectionReason
+from ich_node.errors import REASON_WORDS
 from ich_node.findings import IchSubtype, Priority, StudyState
 
 DISCLAIMER = "AI result, unverified, not for primary diagnosis"
@@ -27,35 +27,6 @@ STATE: dict[str, str] = {
 
 PENDING = (StudyState.RECEIVING, StudyState.QUEUED, StudyState.READING)
 """States that end by themselves."""
-
-REASON: dict[str, str] = {
-    RejectionReason.NOT_CT: "not a CT",
-    RejectionReason.NOT_HEAD: "not a head",
-    RejectionReason.NOT_AN_IMAGE: "not an image",
-    RejectionReason.LOCALIZER: "localizer",
-    RejectionReason.DERIVED: "derived images, not the original ones",
-    RejectionReason.NOT_AXIAL: "not axial",
-    RejectionReason.CONTRAST: "contrast was given",
-    RejectionReason.BONE_KERNEL: "bone kernel",
-    RejectionReason.SECONDARY_CAPTURE: "secondary capture",
-    RejectionReason.NO_IMAGES: "no images",
-    RejectionReason.UNSUPPORTED_SOP_CLASS: "a kind of DICOM object that is not read",
-    RejectionReason.TOO_FEW_SLICES: "too few slices",
-    RejectionReason.MISSING_SLICES: "slices are missing",
-    RejectionReason.DUPLICATE_POSITIONS: "several slices at one position",
-    RejectionReason.INCONSISTENT_GEOMETRY: "slices that do not fit together",
-    RejectionReason.MISSING_ATTRIBUTE: "a required DICOM attribute is absent",
-    RejectionReason.CORRUPT_PIXEL_DATA: "pixel data cannot be decoded",
-    RejectionReason.UNSUPPORTED_TRANSFER_SYNTAX: "compressed in an unknown way",
-    RejectionReason.IMPLAUSIBLE_VALUES: "pixel values that are not Hounsfield units of a head",
-    RejectionReason.TOO_LARGE: "larger than the limits allow",
-    RejectionReason.CONFLICTING_UID: "two different objects came under one UID",
-    RejectionReason.IMAGES_PURGED: "some of its images were purged",
-    RejectionReason.BETTER_SERIES: "another series of the study suits better",
-    RejectionReason.INVALID_MODEL_OUTPUT: "the model gave no valid result",
-    RejectionReason.WORKER_LOST: "the reading process died repeatedly",
-    RejectionReason.INTERNAL_ERROR: "a fault of this node; its log has the details",
-}
 
 SUBTYPE: dict[str, str] = {
     IchSubtype.ANY: "Any hemorrhage",
@@ -97,7 +68,7 @@ def standing(priority: str, state: str, reason: str | None) -> Standing:
         priority_words=words,
         state=state,
         state_words=STATE.get(state, words_of(state)),
-        reason_words=REASON.get(reason, words_of(reason)) if reason else "",
+        reason_words=REASON_WORDS.get(reason, words_of(reason)) if reason else "",
     )
 
 

@@ -24,7 +24,7 @@ from pydicom.uid import MPEG2MPML, JPEG2000Lossless, RLELossless
 
 import ich_node.web.app
 from ich_node.database.engine import Database
-from ich_node.errors import RejectionReason, StudyRejected
+from ich_node.errors import REASON_WORDS, RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, StudyState
 from ich_node.report import build_secondary_captures
 from ich_node.selection import SeriesExclusion
@@ -32,7 +32,7 @@ from ich_node.web import create_app, display
 from ich_node.web.pictures import MAX_PIXELS, picture_source, sc_to_png
 from ich_node.web.security import names_loopback
 from ich_node.web.slice_profile import HEIGHT, WIDTH, slice_profile
-from ich_node.web.wording import DELIVERY, DISCLAIMER, PRIORITY, REASON, STATE, SUBTYPE, standing
+from ich_node.web.wording import DELIVERY, DISCLAIMER, PRIORITY, STATE, SUBTYPE, standing
 from tests.report_builders import make_report
 from tests.stored_studies import StoredStudies, picture, secondary_capture
 
@@ -250,7 +250,7 @@ def test_a_study_that_was_not_read_never_looks_negative(
 
 
 def test_words_cover_every_code() -> None:
-    assert set(REASON) == set(RejectionReason)
+    assert set(REASON_WORDS) == set(RejectionReason)
     assert set(STATE) == set(StudyState)
     assert set(PRIORITY) == set(Priority)
     assert set(SUBTYPE) == set(IchSubtype)
