@@ -36,6 +36,7 @@ from ich_node.findings import (
 from ich_node.receive.received import ReceivedInstance
 from ich_node.receive.spool import SpooledObject
 from ich_node.selection import SeriesExclusion
+from ich_node.settings import Settings
 from ich_node.study import Instance, StudyHeader
 
 ALGORITHM = AlgorithmIdentification(
@@ -55,6 +56,11 @@ class StoredStudies:
     results_dir: Path
     slices: int = 6
     _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    @property
+    def settings(self) -> Settings:
+        """Of an installation that keeps its results there."""
+        return Settings(data_dir=self.results_dir.parent)
 
     def receive(
         self, study: str, *, at: datetime, series: int = 1, description: str = "Head 5mm", **header: str

@@ -91,13 +91,7 @@ def web(load: Loader) -> None:
     free_space = spool_space(settings)
     with open_store_desk(settings, database, free_space) as desk:
         config = uvicorn.Config(
-            create_app(
-                database,
-                settings.results_dir,
-                desk,
-                free_space=free_space,
-                destinations=[pacs.name for pacs in settings.pacs],
-            ),
+            create_app(settings, database, desk, free_space=free_space),
             host=settings.web.host,
             port=settings.web.port,
             log_level="warning",

@@ -243,6 +243,9 @@ class ReadingRow(Table):
     """What the input was like, number by name; NULL in readings older than the column."""
     unlike_training: Mapped[list[Any] | None]
     """Names of those that lie outside of what the model was trained on; NULL where its bundle does not say that."""
+    maps_file_name: Mapped[str | None]
+    """File with the likelihood maps that the study page lays over the slices, below the results folder; NULL where
+    there is none, or none any more."""
 
 
 class ResultObjectRow(Table):

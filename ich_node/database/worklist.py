@@ -131,10 +131,9 @@ def result_files(session: Session, study_instance_uid: str) -> list[tuple[str, s
     return [(kind, uid, file_name) for kind, uid, file_name in rows]
 
 
-def result_file(session: Session, sop_instance_uid: str) -> tuple[str, str] | None:
-    """(kind, file name below the results folder) of one result object, of whichever reading."""
-    row = session.get(ResultObjectRow, sop_instance_uid)
-    return None if row is None else (row.kind, row.file_name)
+def result_file(session: Session, sop_instance_uid: str) -> ResultObjectRow | None:
+    """One result object, of whichever reading; its file is below the results folder."""
+    return session.get(ResultObjectRow, sop_instance_uid)
 
 
 def find_studies(

@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ich_node.settings import is_loopback
+from ich_node.web.caller import Caller, Role
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -61,9 +62,16 @@ class Guard:
         elif scope["method"] not in _SAFE_METHODS and comes_from_elsewhere(headers):
             refusal = PlainTextResponse(_WRONG_ORIGIN, status_code=403)
         else:
+            scope.setdefault("state", {})["caller"] = _local_caller(scope)
             await self.app(scope, receive, send_guarded)
             return
         await refusal(scope, receive, send_guarded)
+
+
+def _local_caller(scope: Scope) -> Caller:
+    """Whoever uses this machine: there is no login on loopback."""
+    source = scope["client"][0] if scope.get("client") else ""
+    return Caller(name="local", role=Role.ADMIN, source=source)
 
 
 def names_loopback(host: str) -> bool:

@@ -36,6 +36,7 @@ from ich_node.receive.limits import AllowedPeer, Limits
 from ich_node.receive.received import AssociationSummary, ReceivedInstance
 from ich_node.receive.spool import Spool
 from ich_node.receive.stow import StoreDesk
+from ich_node.settings import Settings
 from ich_node.web import create_app
 from ich_node.web import stow as web_stow
 from tests.small_objects import PATIENT_ID, PATIENT_NAME, ROOT, data_set_of, encoded, small_object
@@ -193,7 +194,7 @@ def open_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenN
             monkeypatch.setattr(
                 "ich_node.web.app.StoreRoute", lambda desk: web_stow.StoreRoute(desk, **route)
             )
-        app = create_app(database, tmp_path / "results", desk)
+        app = create_app(Settings(data_dir=tmp_path), database, desk)
         listener = socket.create_server(("127.0.0.1", 0))
         config = uvicorn.Config(
             app,

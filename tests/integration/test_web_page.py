@@ -59,7 +59,7 @@ class Site:
     def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port))  # listens from here on: no wait is needed
         self.port = listener.getsockname()[1]
-        app = create_app(self.studies.database, self.studies.results_dir)
+        app = create_app(self.studies.settings, self.studies.database)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
         self._thread.start()

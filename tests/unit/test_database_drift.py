@@ -210,7 +210,9 @@ def test_a_node_that_has_read_nothing_has_no_drift(database: Database) -> None:
 
 
 def scrape(database: Database, tmp_path: Path) -> Samples:
-    return samples(Browser(create_app(database, tmp_path)).get("/metrics", accept="text/plain").text)
+    return samples(
+        Browser(create_app(Settings(data_dir=tmp_path), database)).get("/metrics", accept="text/plain").text
+    )
 
 
 def test_metrics_show_drift_by_model_and_quantity(database: Database, tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ def test_metrics_show_drift_by_model_and_quantity(database: Database, tmp_path: 
 def test_drift_is_not_asked_for_at_every_scrape(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = Browser(create_app(database, tmp_path))
+    app = Browser(create_app(Settings(data_dir=tmp_path), database))
     read(database, 3, days=(0, 6))
     name = "ich_node_recent_readings{model=vicar-attention,period=last_7_days,weights=abababababab}"
 

@@ -203,7 +203,9 @@ def test_result_files_are_those_of_the_reading_that_counts(database: Database) -
             ("SC", "9.1.2.3.1.2.2", "2.sc"),
         ]
         assert result_files(session, "1.9") == []
-        assert result_file(session, "9.1.2.3.1.1.2") == ("SC", "1.sc")
+        found = result_file(session, "9.1.2.3.1.1.2")
+        assert found is not None
+        assert (found.kind, found.file_name, found.study_instance_uid) == ("SC", "1.sc", STUDY)
         assert result_file(session, "1.9") is None
 
 

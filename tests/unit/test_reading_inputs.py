@@ -46,7 +46,7 @@ def test_a_reading_says_what_its_model_was_not_trained_on(
     (reading,) = report["readings"]
     assert reading["input_features"]["slice_thickness_mm"] == 5
     assert reading["input_features"]["cavity_volume_ml"] > 900
-    page = Text(Browser(create_app(database, settings.results_dir)).get(f"/studies/{uid}").text).text
+    page = Text(Browser(create_app(settings, database)).get(f"/studies/{uid}").text).text
     sr = next(o for o in reading["objects"] if o["kind"] == "SR")["sop_instance_uid"]
     (path,) = settings.results_dir.glob(f"{sr}*.dcm")
     content = pydicom.dcmread(path).to_json()

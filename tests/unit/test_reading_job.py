@@ -130,7 +130,7 @@ def result_path(node: Node, sop_instance_uid: str) -> Path:
     with node.database.reading() as session:
         found = result_file(session, sop_instance_uid)
     assert found is not None
-    return node.settings.results_dir / found[1]
+    return node.settings.results_dir / found.file_name
 
 
 @pytest.mark.parametrize(("suspicion", "priority"), [(0.9, "STAT"), (0.6, "HIGH"), (0.1, "ROUTINE")])

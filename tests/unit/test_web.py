@@ -22,12 +22,13 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import MPEG2MPML, JPEG2000Lossless, RLELossless
 
-import ich_node.web.app
+import ich_node.web.worklist_routes
 from ich_node.database.engine import Database
 from ich_node.errors import REASON_WORDS, RejectionReason, StudyRejected
 from ich_node.findings import IchSubtype, Priority, StudyState
 from ich_node.report import build_secondary_captures
 from ich_node.selection import SeriesExclusion
+from ich_node.settings import Settings
 from ich_node.web import create_app, display
 from ich_node.web.pictures import MAX_PIXELS, picture_source, sc_to_png
 from ich_node.web.security import names_loopback
@@ -101,7 +102,7 @@ def studies(tmp_path: Path) -> Iterator[StoredStudies]:
 
 @pytest.fixture
 def browser(studies: StoredStudies) -> Browser:
-    return Browser(create_app(studies.database, studies.results_dir))
+    return Browser(create_app(studies.settings, studies.database))
 
 
 def ago(minutes: float) -> datetime:
@@ -174,7 +175,7 @@ def test_a_list_that_is_cut_says_so(
 ) -> None:
     fill(studies)
     assert "node holds more" not in browser.get("/").text
-    monkeypatch.setattr(ich_node.web.app, "LINES", 2)
+    monkeypatch.setattr(ich_node.web.worklist_routes, "LINES", 2)
     text = Text(browser.get("/").text).text
     assert "Only the 2 most urgent studies are shown" in text
     assert "Novak" not in text
@@ -598,7 +599,7 @@ def test_live_and_ready(browser: Browser) -> None:
 
 def test_an_unmigrated_database_is_not_ready_and_the_page_says_what_to_do(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'new.sqlite'}")
-    browser = Browser(create_app(database, tmp_path))
+    browser = Browser(create_app(Settings(data_dir=tmp_path), database))
     response = browser.get("/health/ready")
     assert response.status_code == 503
     assert response.json()["status"] == "not ready"
@@ -628,7 +629,7 @@ def test_a_fault_of_the_program_is_a_page_with_headers(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Meyer^Katharina")
 
-    monkeypatch.setattr(ich_node.web.app, "worklist", fail)
+    monkeypatch.setattr(ich_node.web.worklist_routes, "worklist", fail)
     page = browser.get("/")
     assert page.status_code == 500
     assert "This node has a fault" in page.text
@@ -642,8 +643,9 @@ def test_web_loads_neither_model_nor_report_nor_network(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from ich_node.database.engine import Database
+from ich_node.settings import Settings
 from ich_node.web import create_app
-create_app(Database("sqlite:///{tmp_path}/a.sqlite"), Path("{tmp_path}"))
+create_app(Settings(data_dir=Path("{tmp_path}")), Database("sqlite:///{tmp_path}/a.sqlite"))
 print(sorted({{"torch", "highdicom", "pynetdicom", "celery", "skimage", "scipy"}} & set(sys.modules)))
 """
     done = subprocess.run(

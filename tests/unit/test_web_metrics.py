@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 from ich_node import __version__
 from ich_node.database import chores
+from ich_node.destination_settings import PacsSettings
 from ich_node.errors import TransientError
 from ich_node.findings import Priority, StudyState
 from ich_node.purge_job import Terms, purge_studies
@@ -35,12 +36,11 @@ def case(tmp_path: Path) -> Iterator[PurgeCase]:
 
 
 def app(case: PurgeCase, *, min_free_bytes: int = 1) -> FastAPI:
-    return create_app(
-        case.database,
-        case.node.settings.results_dir,
-        free_space=FreeSpace(case.spool.root, min_free_bytes),
-        destinations=["PACS", "second"],
-    )
+    pacs = [
+        {"name": name, "ae_title": "PACS", "host": "127.0.0.1", "port": 104} for name in ("PACS", "second")
+    ]
+    settings = case.node.settings.model_copy(update={"pacs": tuple(map(PacsSettings.model_validate, pacs))})
+    return create_app(settings, case.database, free_space=FreeSpace(case.spool.root, min_free_bytes))
 
 
 def scrape(case: PurgeCase, *, min_free_bytes: int = 1) -> Samples:

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from ich_node.database import web_tables  # noqa: F401 - its tables
 from ich_node.database.tables import Table
 
 context.configure(

@@ -1,0 +1,98 @@
+"""What every page needs: settings, database, templates, and the record of who looked."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.exceptions import HTTPException
+
+from ich_node.database.access import AccessAction, record_access
+from ich_node.database.engine import Database
+from ich_node.receive.free_space import FreeSpace
+from ich_node.receive.stow import StoreDesk
+from ich_node.settings import Settings
+from ich_node.web import display
+from ich_node.web.caller import Role, caller_of
+from ich_node.web.wording import DISCLAIMER
+
+_UID = re.compile(r"[0-9.]{1,64}")
+
+
+class Site:
+    """The installation as the web service sees it.
+
+    Parameters
+    ----------
+    settings
+        Folders and destinations among them.
+    database
+        Whoever made it closes it.
+    store_desk
+        Takes objects by STOW-RS, which is not served without it; whoever made it closes it.
+    free_space
+        Of the spool, for health and metrics.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        store_desk: StoreDesk | None = None,
+        free_space: FreeSpace | None = None,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.store_desk = store_desk
+        self.free_space = free_space
+        self._templates = Environment(
+            loader=PackageLoader("ich_node.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
+    def render(self, request: Request, template: str, **values: Any) -> HTMLResponse:
+        """Fill a template; it sees ``caller`` (``None`` where nobody was let in) beside the values."""
+        text = self._templates.get_template(template).render(
+            disclaimer=DISCLAIMER,
+            caller=getattr(request.state, "caller", None),
+            Role=Role,
+            shown_at=display.local_time(datetime.now(UTC)),
+            **values,
+        )
+        return HTMLResponse(text)
+
+    def record(
+        self,
+        request: Request,
+        action: AccessAction,
+        study_instance_uid: str | None = None,
+        *,
+        detail: str | None = None,
+    ) -> None:
+        """Write down that the caller did something."""
+        caller = caller_of(request)
+        with self.database.writing() as session:
+            record_access(
+                session,
+                at=datetime.now(UTC),
+                caller=caller.name,
+                role=caller.role,
+                source=caller.source,
+                action=action,
+                study_instance_uid=study_instance_uid,
+                detail=detail,
+            )
+
+
+def require_uid(text: str) -> None:
+    """Refuse an address with anything else in the place of a UID."""
+    if _UID.fullmatch(text) is None:
+        raise HTTPException(404, "This is no DICOM UID.")
