@@ -4,16 +4,18 @@ suspicious slice.
 
 from __future__ import annotations
 
-import copy
 import io
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from highdicom.sc import SCImage
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
@@ -22,6 +24,14 @@ from ich_node import codes
 from ich_node.findings import IchSubtype, Priority
 from ich_node.report.attributes import numbers, text
 from ich_node.report.compression import Compression, compress_capture
+from ich_node.report.content_items import (
+    encoded_dataset,
+    sequence_element,
+    sop_reference,
+    tag_of,
+    uid_element,
+)
+from ich_node.report.encoded_attributes import SharedAttributes, encoded_attribute
 from ich_node.report.geometry import directions, patient_orientation
 from ich_node.report.header import choose_character_set, copy_identity, order_items, stamp
 from ich_node.report.overlay import HEADER_HEIGHT, render_overlay
@@ -35,6 +45,8 @@ from ich_node.report.wording import DISCLAIMER, series_description
 SERIES_NUMBER = 9902
 MAX_OVERLAYS = 8
 """Most overlays of one reading, most suspicious slices first."""
+_ITEM_HEADER = 8
+"""Bytes of tag and length before the attributes of an encoded item (PS3.5 section 7.5)."""
 
 
 def build_secondary_captures(
@@ -52,10 +64,10 @@ def build_secondary_captures(
         say otherwise, ready for ``save_as(path, enforce_file_format=True)``.
     """
     sketches = sketches_of(report)
-    copy_blank = _copier(_blank(report))
-    captures = [_summary(report, copy_blank(), sketches)]
+    shared = SharedAttributes(_blank(report))
+    captures = [shared.with_own(_summary(report, sketches))]
     for number, index in enumerate(overlay_slices(report), start=2):
-        captures.append(_overlay(report, copy_blank(), sketches(index), index, number))
+        captures.append(shared.with_own(_overlay(report, sketches(index), index, number)))
     return [compress_capture(capture, compression) for capture in captures]
 
 
@@ -83,56 +95,36 @@ def sc_to_png(capture: Dataset) -> bytes:
     return file.getvalue()
 
 
-def _summary(report: ReadingReport, blank: Dataset, sketches: Sketches) -> Dataset:
-    shown = montage_slices(report)
-    pixels = render_summary(report, sketches)
-    capture = _page(blank, pixels, sop_instance_uid=result_uid(report, "sc-summary"), number=1)
-    capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "SUMMARY"]
-    capture.DerivationDescription = "Montage of the most telling slices with likelihood contours and scores"
-    _name_sources(report, capture, shown, codes.SOURCE_IMAGE_FOR_MONTAGE)
-    return capture
+def _summary(report: ReadingReport, sketches: Sketches) -> Iterator[RawDataElement]:
+    """What only the summary has."""
+    yield encoded_attribute("ImageType", "DERIVED", "SECONDARY", "OTHER", "SUMMARY")
+    yield encoded_attribute(
+        "DerivationDescription", "Montage of the most telling slices with likelihood contours and scores"
+    )
+    yield from _named_sources(report, montage_slices(report), codes.SOURCE_IMAGE_FOR_MONTAGE)
+    yield from _named_page(result_uid(report, "sc-summary"), 1, render_summary(report, sketches))
 
 
-def _overlay(report: ReadingReport, blank: Dataset, sketch: SliceSketch, index: int, number: int) -> Dataset:
-    image = report.source_images[index]
+def _overlay(report: ReadingReport, sketch: SliceSketch, index: int, number: int) -> Iterator[RawDataElement]:
+    """What only the overlay of one slice has."""
+    yield encoded_attribute("ImageType", "DERIVED", "SECONDARY", "OTHER", "OVERLAY")
+    yield encoded_attribute(
+        "DerivationDescription", "Slice in the brain window with likelihood contours and scores"
+    )
+    yield from _named_sources(report, [index], codes.SOURCE_IMAGE_FOR_PROCESSING)
+    yield from _placed_in_patient(report, report.source_images[index])
     uid = result_uid(report, f"sc-overlay/{report.slice_key(index)}")
-    pixels = render_overlay(report, index, sketch)
-    capture = _page(blank, pixels, sop_instance_uid=uid, number=number)
-    capture.ImageType = ["DERIVED", "SECONDARY", "OTHER", "OVERLAY"]
-    capture.DerivationDescription = "Slice in the brain window with likelihood contours and scores"
-    _name_sources(report, capture, [index], codes.SOURCE_IMAGE_FOR_PROCESSING)
-    _place_in_patient(report, image, capture)
-    return capture
+    yield from _named_page(uid, number, render_overlay(report, index, sketch))
 
 
-def _page(capture: Dataset, pixels: npt.NDArray[np.uint8], *, sop_instance_uid: str, number: int) -> Dataset:
-    """Give a blank capture pixels and a name of its own."""
-    capture.SOPInstanceUID = sop_instance_uid
-    capture.file_meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    capture.InstanceNumber = number
-    capture.Rows, capture.Columns = pixels.shape[:2]
-    data = pixels.tobytes()
-    capture.PixelData = data + b"\0" * (len(data) % 2)
-    return capture
-
-
-def _copier(blank: Dataset) -> Callable[[], Dataset]:
-    """Return what makes one more independent copy of a dataset at each call.
-
-    Copies that are read from the encoded dataset take a third of the time of deep copies, and are saved faster, as
-    their attributes stay encoded until someone asks for them. Free text that breaks its length would make pydicom
-    complain then: a dataset that has some is copied deeply.
-    """
-    file = io.BytesIO()
-    blank.save_as(file, enforce_file_format=True)
-    encoded = file.getvalue()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            dcmread(io.BytesIO(encoded)).decode()
-        except (UserWarning, ValueError, LookupError):
-            return lambda: copy.deepcopy(blank)
-    return lambda: dcmread(io.BytesIO(encoded))
+def _named_page(
+    sop_instance_uid: str, number: int, pixels: npt.NDArray[np.uint8]
+) -> Iterator[RawDataElement]:
+    yield encoded_attribute("SOPInstanceUID", sop_instance_uid)
+    yield encoded_attribute("InstanceNumber", number)
+    yield encoded_attribute("Rows", pixels.shape[0])
+    yield encoded_attribute("Columns", pixels.shape[1])
+    yield encoded_attribute("PixelData", pixels.tobytes())
 
 
 def _blank(report: ReadingReport) -> Dataset:
@@ -185,29 +177,23 @@ def _copy_acquisition(report: ReadingReport, capture: Dataset) -> None:
             return
 
 
-def _name_sources(
-    report: ReadingReport, capture: Dataset, indices: Sequence[int], purpose: codes.CodedConcept
-) -> None:
+def _named_sources(
+    report: ReadingReport, indices: Sequence[int], purpose: codes.CodedConcept
+) -> Iterator[RawDataElement]:
     """Source Image Sequence (0008,2112), with the references by series of SOP Common (PS3.3 C.12.2)."""
     sources, references = [], []
     for indices_in_object in _by_object(report, indices):
         image = report.source_images[indices_in_object[0]]
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = str(image.SOPClassUID)
-        reference.ReferencedSOPInstanceUID = str(image.SOPInstanceUID)
-        references.append(reference)
-        source = Dataset()
-        source.update(reference)
+        uids = str(image.SOPClassUID), str(image.SOPInstanceUID)
+        references.append(sop_reference(*uids))
         frames = [report.frame_number(index) for index in indices_in_object]
-        if None not in frames:
-            source.ReferencedFrameNumber = frames
-        source.PurposeOfReferenceCodeSequence = [_code_item(purpose)]
-        sources.append(source)
-    series = Dataset()
-    series.SeriesInstanceUID = report.series_instance_uid
-    series.ReferencedInstanceSequence = references
-    capture.SourceImageSequence = sources
-    capture.ReferencedSeriesSequence = [series]
+        numbered = [frame for frame in frames if frame is not None]
+        source = sop_reference(*uids, frames=numbered if len(numbered) == len(frames) else None)
+        sources.append(encoded_dataset([source[_ITEM_HEADER:], _encoded_purpose(purpose)]))
+    yield encoded_attribute("SourceImageSequence", b"".join(sources))
+    listed = sequence_element(tag_of("ReferencedInstanceSequence"), references)
+    series = encoded_dataset([listed, uid_element("SeriesInstanceUID", report.series_instance_uid)])
+    yield encoded_attribute("ReferencedSeriesSequence", series)
 
 
 def _by_object(report: ReadingReport, indices: Sequence[int]) -> list[list[int]]:
@@ -229,7 +215,16 @@ def _code_item(concept: codes.CodedConcept) -> Dataset:
     return item
 
 
-def _place_in_patient(report: ReadingReport, image: Dataset, capture: Dataset) -> None:
+@cache
+def _encoded_purpose(purpose: codes.CodedConcept) -> bytes:
+    """Purpose of Reference Code Sequence (0040,A170)."""
+    file = DicomBytesIO()
+    file.is_implicit_VR, file.is_little_endian = False, True
+    write_data_element(file, DataElement("PurposeOfReferenceCodeSequence", "SQ", [_code_item(purpose)]))
+    return file.getvalue()
+
+
+def _placed_in_patient(report: ReadingReport, image: Dataset) -> Iterator[RawDataElement]:
     """Give an overlay the plane of its slice, so that viewers measure on it and draw its reference line.
 
     Pixel Spacing (0028,0030) is that of the drawn slice, Image Position (Patient) that of the page's first
@@ -240,18 +235,22 @@ def _place_in_patient(report: ReadingReport, image: Dataset, capture: Dataset) -
         return
     view = whole_slice(report)
     spacing = (pixel_spacing[0] / view.scale_y, pixel_spacing[1] / view.scale_x)
-    capture.PixelSpacing = [DSfloat(s, auto_format=True) for s in spacing]
+    yield encoded_attribute("PixelSpacing", *map(_decimal, spacing))
     pair, position = directions(image), numbers(image, "ImagePositionPatient", 3)
     frame = text(image, "FrameOfReferenceUID")
     if pair is None or position is None or not frame or not UID(frame).is_valid:
         return
     corner = _first_pixel(view, pixel_spacing, pair, np.asarray(position))
-    capture.FrameOfReferenceUID = frame
-    capture.PositionReferenceIndicator = None
-    capture.ImagePositionPatient = [DSfloat(round(float(c), 6), auto_format=True) for c in corner]
-    capture.ImageOrientationPatient = [
-        DSfloat(float(c), auto_format=True) for direction in pair for c in direction
-    ]
+    yield encoded_attribute("FrameOfReferenceUID", frame)
+    yield encoded_attribute("PositionReferenceIndicator")
+    yield encoded_attribute("ImagePositionPatient", *(_decimal(round(float(c), 6)) for c in corner))
+    cosines = (float(c) for direction in pair for c in direction)
+    yield encoded_attribute("ImageOrientationPatient", *map(_decimal, cosines))
+
+
+def _decimal(number: float) -> str:
+    """Decimal string (VR DS) of at most 16 characters."""
+    return str(DSfloat(number, auto_format=True))
 
 
 def _first_pixel(

@@ -52,7 +52,8 @@ def render_slice(
     """
     finding = report.finding.slices[index]
     sketch = sketch or sketch_slice(report, index)
-    picture = cut(sketch.tissue, view).convert("RGB")
+    tissue = cut(sketch.tissue, view)
+    picture = Image.merge("RGB", (tissue, tissue, tissue))
     if sketch.is_joint:
         busy = draw_joint_maps(picture, sketch, view)
     else:
