@@ -7,11 +7,13 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+from functools import cache
 from typing import Any
 
 from pydicom import Dataset
 from pydicom.dataelem import DataElement
 from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag, Tag
 
 UNREADABLE = (
     AttributeError,
@@ -30,15 +32,24 @@ UNREADABLE = (
 
 def element(image: Dataset, keyword: str) -> DataElement | None:
     """Return an attribute of an image, or None where it is absent or its bytes cannot be read."""
-    if keyword not in image:
+    tag = _tag(keyword)
+    if tag not in image:
         return None
+    found = image.get_item(tag)
+    if isinstance(found, DataElement) and found.VR != "SQ":
+        return found
     with warnings.catch_warnings():
         # A vendor's odd value is the vendor's; whoever asks for it judges it.
         warnings.simplefilter("ignore")
         try:
-            return image[keyword]
+            return image[tag]
         except UNREADABLE:
             return None
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
 
 
 def value(image: Dataset, keyword: str) -> Any:

@@ -79,9 +79,13 @@ def brain_window(hu: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
         (rows, columns) uint8.
     """
     low = BRAIN_WINDOW_CENTER_HU - BRAIN_WINDOW_WIDTH_HU / 2
-    gray = (hu - np.float32(low)) * np.float32(255.0 / BRAIN_WINDOW_WIDTH_HU)
-    # Of a number and NaN, fmax takes the number.
-    np.fmin(np.fmax(gray, 0, out=gray), 255, out=gray)
+    gray = hu - np.float32(low)
+    gray *= np.float32(255.0 / BRAIN_WINDOW_WIDTH_HU)
+    np.clip(gray, 0, 255, out=gray)
+    # NaN is in few images, and to look for it takes less than fmin and fmax do.
+    missing = np.isnan(gray)
+    if missing.any():
+        gray[missing] = 0
     shown: npt.NDArray[np.uint8] = gray.astype(np.uint8)
     return shown
 

@@ -53,12 +53,14 @@ class SharedAttributes:
         """Encode an object that has everything that the others share, with its file meta."""
         file = io.BytesIO()
         blank.save_as(file, enforce_file_format=True)
-        encoded = _read(file)
+        file.seek(0)
+        encoded = dcmread(file)
         self._character_set = encoded.original_character_set
         self._file_meta = _attributes(encoded.file_meta)
         # Free text that breaks its length would make pydicom complain to whoever asks for it: then all is kept as it
         # was set.
-        self._shared = _attributes(encoded if _reads_without_complaint(_read(file)) else blank)
+        attributes = _attributes(encoded)
+        self._shared = attributes if _reads_without_complaint(attributes) else _attributes(blank)
 
     def with_own(self, own: Iterable[RawDataElement]) -> Dataset:
         """Return an object that has attributes of its own besides; no change to it reaches another.
@@ -73,11 +75,6 @@ class SharedAttributes:
         return made
 
 
-def _read(file: io.BytesIO) -> Dataset:
-    file.seek(0)
-    return dcmread(file)
-
-
 def _attributes(dataset: Dataset) -> _Attributes:
     return {tag: dataset.get_item(tag) for tag in list(dataset.keys())}
 
@@ -90,16 +87,19 @@ def _copied(attributes: _Attributes) -> _Attributes:
     }
 
 
-def _reads_without_complaint(encoded: Dataset) -> bool:
+def _reads_without_complaint(attributes: _Attributes) -> bool:
+    texts = Dataset({tag: element for tag, element in attributes.items() if element.VR in _TEXTS})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            encoded.decode()
+            texts.decode()
         except (UserWarning, ValueError, LookupError):
             return False
     return True
 
 
+_TEXTS = frozenset({"CS", "LO", "LT", "PN", "SH", "SQ", "ST", "UC", "UT"})
+"""Value representations of free text, of what has text inside it, and of the character set."""
 _PADDED_WITH_SPACE = frozenset({"CS", "DA", "DS", "IS", "LO", "LT", "SH", "ST", "TM"})
 
 

@@ -216,7 +216,8 @@ def _element(source: Dataset, keyword: str) -> DataElement | None:
         warnings.simplefilter("ignore")
         try:
             copied = copy.deepcopy(found)
-            _decode(copied, attributes.value(source, "SpecificCharacterSet") or "")
+            if _has_texts(copied):
+                _decode(copied, attributes.value(source, "SpecificCharacterSet") or "")
         except attributes.UNREADABLE:
             return None
     return copied if _is_writable(copied) else None
@@ -234,8 +235,13 @@ def _decode(element: DataElement, character_set: str | list[str]) -> None:
     holder.decode()
 
 
+def _has_texts(element: DataElement) -> bool:
+    """Whether there may be text in a character set in it."""
+    return element.VR in _FREE_TEXT or element.VR == "SQ"
+
+
 def _is_writable(element: DataElement) -> bool:
-    if element.VR in _FREE_TEXT or element.VR == "SQ":
+    if _has_texts(element):
         return True
     values = element.value if element.VM > 1 else [element.value]
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from ich_node.findings import IchSubtype, SliceFinding
+from ich_node.findings import IchSubtype, Priority, SliceFinding
 from ich_node.report import drawing
 from ich_node.report.attributes import whole_number
 from ich_node.report.contours import CLASS_LEVELS
@@ -49,25 +50,23 @@ def render_overlay(
         rows below the top, at the left edge.
     """
     view = whole_slice(report)
-    page = Image.new("RGB", (view.width, HEADER_HEIGHT + view.height + FOOTER_HEIGHT), drawing.BACKGROUND)
     sketch = sketch or sketch_slice(report, index)
     finding, shown = report.finding.slices[index], sketch.classes
     furniture = _furniture(finding, shown, view)
     picture = render_slice(report, index, view, letter_size=24, keep_clear=furniture, sketch=sketch)
-    page.paste(picture, (0, HEADER_HEIGHT))
-    draw = ImageDraw.Draw(page)
-    probability = finding.probabilities[IchSubtype.ANY]
-    where = f"{slice_name(report, index)}, slice {index + 1} of {len(report.finding.slices)} from below"
-    draw_header(draw, report, view.width, [where, f"Hemorrhage {percent_text(probability)}"])
-    draw_footer(draw, view.width, HEADER_HEIGHT + view.height)
-    bottom = HEADER_HEIGHT + view.height - _MARGIN
+    draw = ImageDraw.Draw(picture)
+    bottom = view.height - _MARGIN
     _draw_scale_bar(draw, report, view, bottom)
     _draw_slice_bars(draw, finding, shown, view.width, bottom)
     if shown:
         _draw_classes(draw, sketch, bottom - _SCALE_HEIGHT)
     else:
         _draw_levels(draw, bottom - _SCALE_HEIGHT)
-    return np.asarray(page)
+    where = f"{slice_name(report, index)}, slice {index + 1} of {len(report.finding.slices)} from below"
+    likely = f"Hemorrhage {percent_text(finding.probabilities[IchSubtype.ANY])}"
+    return np.concatenate(
+        [header_strip(report, view.width, [where, likely]), picture, footer_strip(view.width)]
+    )
 
 
 def _furniture(finding: SliceFinding, shown: Sequence[IchSubtype], view: Viewport) -> list[drawing.Box]:
@@ -78,44 +77,66 @@ def _furniture(finding: SliceFinding, shown: Sequence[IchSubtype], view: Viewpor
     return [(0, legend, 204, view.height), (view.width - 308, bars, view.width, view.height)]
 
 
-def draw_header(draw: ImageDraw.ImageDraw, report: ReadingReport, width: int, details: Sequence[str]) -> None:
+def header_strip(report: ReadingReport, width: int, details: Sequence[str]) -> Image.Image:
     """Draw the strip that says what was found, how sure it is, by whom and when. No identifying text.
 
     There is room for two lines of ``details``; the suggested priority is added to the last.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, ``width`` x `HEADER_HEIGHT`.
     """
     priority = report.finding.priority
-    color = drawing.PRIORITY_COLOR[priority]
-    draw.rectangle((0, 0, width, HEADER_HEIGHT - 4), fill=drawing.PANEL)
-    draw.rectangle((0, 0, 10, HEADER_HEIGHT - 4), fill=color)
-    right = width - 16
     read_at = local_time(report)
     number = whole_number(report.source_images[0], "SeriesNumber")
     series = "" if number is None else f"Series {number}, "
-    lines = (
+    origin = (
         f"{report.finding.algorithm.name} {report.finding.algorithm.version}",
         f"{series}{len(report.finding.slices)} slices, reading {report.run_number}",
         f"{read_at:%Y-%m-%d %H:%M:%S} UTC{read_at:%z}",
     )
+    headline_top, details_top, largest = (14, 58, 20) if len(details) == 1 else (10, 46, 17)
+    strip = _headline(priority, headline_top, origin, width).copy()
+    draw = ImageDraw.Draw(strip)
+    for n, detail in enumerate([*details[:-1], f"{details[-1]}. Suggested priority {priority}"]):
+        size = drawing.fitted(detail, size=largest, width=_headline_room(width))
+        drawing.write(draw, (28, details_top + 22 * n), detail, size=size)
+    return strip
+
+
+@functools.lru_cache(maxsize=8)
+def _headline(priority: Priority, top: int, origin: tuple[str, ...], width: int) -> Image.Image:
+    """Draw what the headers of all overlays of a reading have in common."""
+    strip = Image.new("RGB", (width, HEADER_HEIGHT), drawing.BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    color = drawing.PRIORITY_COLOR[priority]
+    draw.rectangle((0, 0, width, HEADER_HEIGHT - 4), fill=drawing.PANEL)
+    draw.rectangle((0, 0, 10, HEADER_HEIGHT - 4), fill=color)
     room = 0.30 * width
-    for n, line in enumerate(lines):
+    for n, line in enumerate(origin):
         size = drawing.fitted(line, size=17, width=room, smallest=13)
         line = drawing.shortened(line, size=size, width=room)
-        drawing.write(draw, (right, 12 + 25 * n), line, size=size, color=drawing.MUTED, anchor="ra")
+        drawing.write(draw, (width - 16, 12 + 25 * n), line, size=size, color=drawing.MUTED, anchor="ra")
     headline = HEADLINE[priority]
-    room = 0.70 * width - 60
-    size = drawing.fitted(headline, size=32, width=room)
-    headline_top, details_top, largest = (14, 58, 20) if len(details) == 1 else (10, 46, 17)
-    drawing.write(draw, (28, headline_top), headline, size=size, color=color)
-    for n, detail in enumerate([*details[:-1], f"{details[-1]}. Suggested priority {priority}"]):
-        size = drawing.fitted(detail, size=largest, width=room)
-        drawing.write(draw, (28, details_top + 22 * n), detail, size=size)
+    size = drawing.fitted(headline, size=32, width=_headline_room(width))
+    drawing.write(draw, (28, top), headline, size=size, color=color)
+    return strip
 
 
-def draw_footer(draw: ImageDraw.ImageDraw, width: int, top: int) -> None:
-    """Draw the strip with the disclaimer."""
-    draw.rectangle((0, top, width, top + FOOTER_HEIGHT), fill=drawing.PANEL)
-    middle = (width / 2, top + FOOTER_HEIGHT / 2)
-    drawing.write(draw, middle, DISCLAIMER.upper(), size=19, color=drawing.YELLOW, anchor="mm")
+def _headline_room(width: int) -> float:
+    return 0.70 * width - 60
+
+
+@functools.lru_cache(maxsize=8)
+def footer_strip(width: int) -> Image.Image:
+    """Draw the strip with the disclaimer: RGB, ``width`` x `FOOTER_HEIGHT`, not to be drawn on."""
+    strip = Image.new("RGB", (width, FOOTER_HEIGHT), drawing.PANEL)
+    middle = (width / 2, FOOTER_HEIGHT / 2)
+    drawing.write(
+        ImageDraw.Draw(strip), middle, DISCLAIMER.upper(), size=19, color=drawing.YELLOW, anchor="mm"
+    )
+    return strip
 
 
 def _draw_scale_bar(draw: ImageDraw.ImageDraw, report: ReadingReport, view: Viewport, bottom: int) -> None:

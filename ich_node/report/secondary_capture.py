@@ -18,7 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian
-from pydicom.valuerep import DSfloat
+from pydicom.valuerep import DSfloat, format_number_as_ds
 
 from ich_node import codes
 from ich_node.findings import IchSubtype, Priority
@@ -45,6 +45,9 @@ from ich_node.report.wording import DISCLAIMER, series_description
 SERIES_NUMBER = 9902
 MAX_OVERLAYS = 8
 """Most overlays of one reading, most suspicious slices first."""
+_NOBODY = "2.25.0"
+"""Stands for every UID until it is known whose capture it becomes."""
+_DECIMAL_LENGTH = 16
 _ITEM_HEADER = 8
 """Bytes of tag and length before the attributes of an encoded item (PS3.5 section 7.5)."""
 
@@ -127,23 +130,31 @@ def _named_page(
     yield encoded_attribute("PixelData", pixels.tobytes())
 
 
-def _blank(report: ReadingReport) -> Dataset:
-    """Return what all captures of a reading share, with a picture of one pixel."""
+@cache
+def _empty_capture() -> SharedAttributes:
+    """Build, once, a capture of nobody with a picture of one pixel, as highdicom makes it."""
     capture = SCImage(
         pixel_array=np.zeros((1, 1, 3), np.uint8),
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),
-        study_instance_uid=report.study_instance_uid,
-        series_instance_uid=result_uid(report, "sc-series"),
+        study_instance_uid=_NOBODY,
+        series_instance_uid=_NOBODY,
         series_number=SERIES_NUMBER,
-        sop_instance_uid=result_uid(report, "sc-summary"),
+        sop_instance_uid=_NOBODY,
         instance_number=1,
         manufacturer=MANUFACTURER,
-        series_description=series_description(report, "overlays"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
+    return SharedAttributes(capture)
+
+
+def _blank(report: ReadingReport) -> Dataset:
+    """Return what all captures of a reading share; each gets a name and a picture of its own."""
+    capture = _empty_capture().with_own([])
+    capture.SeriesInstanceUID = result_uid(report, "sc-series")
+    capture.SeriesDescription = series_description(report, "overlays")
     source = report.source_images[0]
     copy_identity(source, capture)
     requests = order_items(source)
@@ -235,12 +246,17 @@ def _placed_in_patient(report: ReadingReport, image: Dataset) -> Iterator[RawDat
         return
     view = whole_slice(report)
     spacing = (pixel_spacing[0] / view.scale_y, pixel_spacing[1] / view.scale_x)
+    if not np.isfinite(spacing).all():
+        return
     yield encoded_attribute("PixelSpacing", *map(_decimal, spacing))
     pair, position = directions(image), numbers(image, "ImagePositionPatient", 3)
     frame = text(image, "FrameOfReferenceUID")
     if pair is None or position is None or not frame or not UID(frame).is_valid:
         return
-    corner = _first_pixel(view, pixel_spacing, pair, np.asarray(position))
+    with np.errstate(over="ignore", invalid="ignore"):
+        corner = _first_pixel(view, pixel_spacing, pair, np.asarray(position))
+    if not np.isfinite(corner).all():
+        return
     yield encoded_attribute("FrameOfReferenceUID", frame)
     yield encoded_attribute("PositionReferenceIndicator")
     yield encoded_attribute("ImagePositionPatient", *(_decimal(round(float(c), 6)) for c in corner))
@@ -250,7 +266,8 @@ def _placed_in_patient(report: ReadingReport, image: Dataset) -> Iterator[RawDat
 
 def _decimal(number: float) -> str:
     """Decimal string (VR DS) of at most 16 characters."""
-    return str(DSfloat(number, auto_format=True))
+    shortest = str(number)
+    return shortest if len(shortest) <= _DECIMAL_LENGTH else format_number_as_ds(number)
 
 
 def _first_pixel(

@@ -12,8 +12,8 @@ from ich_node.report.overlay import (
     FOOTER_HEIGHT,
     HEADER_HEIGHT,
     class_text,
-    draw_footer,
-    draw_header,
+    footer_strip,
+    header_strip,
     levels_text,
 )
 from ich_node.report.reading_report import ReadingReport
@@ -73,9 +73,9 @@ def render_summary(report: ReadingReport, sketches: Sketches | None = None) -> n
     suspicious = len(report.finding.suspicious_slices)
     count = f"{suspicious} of {len(report.finding.slices)} slices suspicious"
     detail = f"Suspicion {percent_text(report.finding.suspicion)}, {count}"
-    draw_header(draw, report, width, [detail])
+    page.paste(header_strip(report, width, [detail]))
     _draw_panel(draw, report, shown, _MONTAGE + 12, width - 14)
-    draw_footer(draw, width, HEADER_HEIGHT + _MONTAGE)
+    page.paste(footer_strip(width), (0, HEADER_HEIGHT + _MONTAGE))
     return np.asarray(page)
 
 

@@ -109,40 +109,12 @@ def _aspect(report: ReadingReport) -> float:
 
 
 def cut(image: Image.Image, view: Viewport) -> Image.Image:
-    """Resample the viewport's part of a gray image; what lies outside the image is black.
-
-    Only what is not black is resampled: in the brain window, air and most of what a head lies on are.
-    """
-    picture = Image.new("L", (view.width, view.height))
-    lit = _lit_part(image, view)
-    if lit is None:
-        return picture
-    left, top, right, bottom = lit
-    box = (
-        view.left + left / view.scale_x,
-        view.top + top / view.scale_y,
-        view.left + right / view.scale_x,
-        view.top + bottom / view.scale_y,
-    )
-    pad = math.ceil(max(0.0, -box[0], -box[1], box[2] - image.width, box[3] - image.height))
+    """Resample the viewport's part of an image; what lies outside the image is black and transparent."""
+    right, bottom = view.left + view.width / view.scale_x, view.top + view.height / view.scale_y
+    box = (view.left, view.top, right, bottom)
+    pad = math.ceil(max(0.0, -view.left, -view.top, right - image.width, bottom - image.height))
     if pad:
-        padded = Image.new("L", (image.width + 2 * pad, image.height + 2 * pad))
+        padded = Image.new(image.mode, (image.width + 2 * pad, image.height + 2 * pad))
         padded.paste(image, (pad, pad))
         image, box = padded, (box[0] + pad, box[1] + pad, box[2] + pad, box[3] + pad)
-    part = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
-    picture.paste(part, (left, top))
-    return picture
-
-
-def _lit_part(image: Image.Image, view: Viewport) -> tuple[int, int, int, int] | None:
-    """Left, top, right and bottom of what is not black in the picture, by whole picture pixels; None for nothing."""
-    bounds = image.getbbox()
-    if bounds is None:
-        return None
-    # As far as the filter reaches: from one pixel to the next, of those that are farther apart.
-    reach_x, reach_y = max(1.0, 1 / view.scale_x), max(1.0, 1 / view.scale_y)
-    x0, y0 = view.to_picture(bounds[0] - reach_x, bounds[1] - reach_y)
-    x1, y1 = view.to_picture(bounds[2] + reach_x, bounds[3] + reach_y)
-    left, top = max(math.floor(x0), 0), max(math.floor(y0), 0)
-    right, bottom = min(math.ceil(x1), view.width), min(math.ceil(y1), view.height)
-    return (left, top, right, bottom) if left < right and top < bottom else None
+    return image.resize((view.width, view.height), Image.Resampling.BILINEAR, box=box)

@@ -13,7 +13,7 @@ from ich_node.findings import IchSubtype, Localization, SliceFinding
 from ich_node.report import drawing
 from ich_node.report.attributes import numbers
 from ich_node.report.geometry import opposite, orientation_letters, patient_orientation
-from ich_node.report.overlay import FOOTER_HEIGHT, HEADER_HEIGHT, render_overlay
+from ich_node.report.overlay import FOOTER_HEIGHT, HEADER_HEIGHT, header_strip, render_overlay
 from ich_node.report.slice_picture import render_slice
 from ich_node.report.summary import MAX_PANES, _caveat_lines, montage_slices, render_summary
 from ich_node.report.viewport import PAGE_WIDTH, head_region, whole_slice
@@ -136,6 +136,18 @@ def test_summary_has_the_colour_of_its_priority() -> None:
     for suspicion, color in ((0.9, drawing.VERMILLION), (0.5, drawing.ORANGE), (0.1, drawing.SKY)):
         edge = render_summary(make_report(suspicion))[40, 4]
         assert tuple(edge) == color
+
+
+def test_what_is_said_of_one_slice_stays_off_the_page_of_the_next() -> None:
+    report = make_report(0.9)
+    first, other, again = (
+        np.asarray(header_strip(report, PAGE_WIDTH, [where, "Hemorrhage 90 %"]))
+        for where in ("Image 1", "Image 200 of a series", "Image 1")
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    second_reading = header_strip(replace(report, run_number=2), PAGE_WIDTH, ["Image 1", "Hemorrhage 90 %"])
+    assert not np.array_equal(first, np.asarray(second_reading))
 
 
 def test_many_caveats_and_long_names_stay_inside_the_page() -> None:

@@ -142,6 +142,14 @@ def test_without_geometry_nothing_is_claimed_of_it() -> None:
     assert not overlay.PatientOrientation
 
 
+@pytest.mark.parametrize(("columns", "claimed"), [(64, ["PixelSpacing"]), (4096, [])])
+def test_a_place_beyond_all_numbers_is_not_claimed(columns: int, claimed: list[str]) -> None:
+    report = make_report(0.9, shape=(3, 32, columns), header={"PixelSpacing": ["1e308", "1e308"]})
+    overlay = build_secondary_captures(report)[1]
+    geometry = {"FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"}
+    assert sorted(geometry & {element.keyword for element in overlay}) == claimed
+
+
 @pytest.mark.filterwarnings("error")
 def test_free_text_that_breaks_its_length_is_carried_without_a_complaint() -> None:
     header = {"PatientID": "x" * 80, "AccessionNumber": "y" * 40}
