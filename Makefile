@@ -30,7 +30,7 @@ test: setup peers ## Pass every test
 lint: setup ## Linters, types, import contracts
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy --strict $(PACKAGES) deploy
+	$(BIN)/mypy --strict $(PACKAGES) deploy/set_up.py
 	$(BIN)/lint-imports --no-cache
 
 format: setup ## Write the sources as the formatter wants them

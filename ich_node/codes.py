@@ -68,6 +68,8 @@ HEAD = _sct("69536005", "Head")
 CT_OF_HEAD = _sct("303653007", "Computed tomography of head")
 IMAGING_PROCEDURE = _sct("363679005", "Imaging procedure")
 COMPUTED_TOMOGRAPHY = _dcm("CT", "Computed Tomography")
+INTERPRETATION = _dcm("110005", "Interpretation")
+"""What a workitem asks for (CID 9231)."""
 
 # what is said of a finding
 PRESENCE = _sct("705057003", "Presence")

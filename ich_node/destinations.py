@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from ich_node.client_tls import ClientTls
+from ich_node.database.external_worklist import ExternalTable
 from ich_node.deliver.scu import Destination
 from ich_node.deliver.web_client import WebDestination
 from ich_node.destination_settings import HL7Settings, MailSettings, PacsSettings, WebhookSettings
@@ -18,6 +20,7 @@ from ich_node.notify.notice import Notice
 from ich_node.notify.outcome import NoticeOutcome
 from ich_node.notify.webhook import WebhookEndpoint, post_notice
 from ich_node.settings import is_loopback
+from ich_node.worklist_settings import ExternalWorklistSettings, check_backend
 
 Sender = Callable[[Notice], NoticeOutcome]
 
@@ -83,6 +86,32 @@ def notice_sender(listener: HL7Settings | WebhookSettings | MailSettings) -> Sen
         recipients=listener.recipients,
     )
     return lambda notice: send_mail(notice, relay)
+
+
+def external_table(external: ExternalWorklistSettings) -> ExternalTable:
+    """Which table of somebody else's is written to.
+
+    Raises
+    ------
+    ConfigurationError
+        The file with the URL cannot be read, or what it holds does not do.
+    """
+    url = _secret(external.url_file) or external.url
+    try:
+        check_backend(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{external.url_file}: {error}") from None
+    return ExternalTable(
+        url=url,
+        schema=external.table_schema or None,
+        table=external.table,
+        key=external.key,
+        columns={str(name): theirs for name, theirs in external.columns.items()},
+        values=external.values,
+        constants=external.constants,
+        makes_rows=external.mode == "upsert",
+        zone=ZoneInfo(external.time_zone),
+    )
 
 
 def _hl7(listener: HL7Settings) -> Sender:

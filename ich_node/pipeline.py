@@ -225,6 +225,7 @@ def _read_volume(
         caveats=caveats,
     )
     objects, structured_report = results.write(report)
+    maps_file_name = results.write_maps(report, structured_report)
     timeline["reported"] = _now()
     return NewReading(
         series_instance_uid=series.series_instance_uid,
@@ -239,6 +240,7 @@ def _read_volume(
         sr_sop_instance_uid=str(structured_report.SOPInstanceUID),
         sr_series_instance_uid=str(structured_report.SeriesInstanceUID),
         objects=tuple(objects),
+        maps_file_name=maps_file_name,
     )
 
 

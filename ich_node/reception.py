@@ -7,9 +7,13 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
+from ich_node.database.access import Access, AccessAction, AccessLog
 from ich_node.database.engine import Database
+from ich_node.database.worklist_items import find_worklist_items
+from ich_node.errors import ConfigurationError, TransientError
 from ich_node.intake import Intake
 from ich_node.receive.ledger import PeerLedger
 from ich_node.receive.listener import Endpoint
@@ -19,6 +23,7 @@ from ich_node.receive.receiving_process import KeepOut, ScpOptions
 from ich_node.receive.spool import Spool
 from ich_node.receive.tls_files import TlsFiles
 from ich_node.receive.waiting import HandedOn
+from ich_node.receive.worklist_find import FindRefused, FindStatus, WorklistItem, WorklistQuestion
 from ich_node.receiver_terms import limits, peers
 from ich_node.settings import ReceiverSettings, Settings
 
@@ -36,6 +41,7 @@ def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingP
     ConfigurationError
         An address cannot be listened on, or the files of TLS do not fit.
     """
+    worklist = WorklistDesk(database, export=bool(settings.web.audit.host))
     intake = Intake(settings, database, Spool(settings.spool_dir))
     ledger = PeerLedger(settings.receiver.max_peer_gib_per_day * 2**30)
 
@@ -50,6 +56,7 @@ def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingP
         processes=settings.receiver.processes or default_processes(),
         on_handed_on=hand_on,
         on_loss=intake.look_again,
+        worklist=worklist.look_up,
     )
     stopped = threading.Event()
     watcher = threading.Thread(
@@ -66,6 +73,51 @@ def open_receiver(settings: Settings, database: Database) -> Iterator[ReceivingP
         finally:
             stopped.set()
             receiving.stop()
+
+
+class WorklistDesk:
+    """Answers questions about the worklist, and writes down who asked.
+
+    Parameters
+    ----------
+    database
+        Whoever made it closes it.
+    export
+        Whether an audit repository is to be told.
+    """
+
+    def __init__(self, database: Database, *, export: bool) -> None:
+        self._database = database
+        self._accesses = AccessLog(database, export=export)
+
+    def look_up(self, question: WorklistQuestion) -> list[WorklistItem]:
+        """Find what is asked for.
+
+        Raises
+        ------
+        FindRefused
+            The database does not answer, or cannot be used.
+        """
+        try:
+            with self._database.reading() as session:
+                found = find_worklist_items(session, question)
+        except TransientError as error:
+            _LOG.warning("the worklist cannot be looked up: %s", error)
+            raise FindRefused(FindStatus.OUT_OF_RESOURCES, "the database does not answer") from None
+        except ConfigurationError as error:
+            _LOG.error("the worklist cannot be looked up: %s", error)
+            raise FindRefused(FindStatus.UNABLE_TO_PROCESS, "the database cannot be used") from None
+        self._accesses.add(
+            Access(
+                at=datetime.now(UTC),
+                caller=question.asker,
+                role="peer",
+                source=question.host,
+                action=AccessAction.QUERY,
+                detail=f"C-FIND of the worklist: {len(found)} found",
+            )
+        )
+        return found
 
 
 def scp_options(settings: Settings) -> ScpOptions:

@@ -20,6 +20,7 @@ from ich_node.destination_settings import PacsSettings
 from ich_node.errors import RejectionReason, StudyRejected
 from ich_node.report import ReadingReport
 from ich_node.report.compression import Compression
+from ich_node.report.likelihood_maps import SUFFIX, encode_maps
 from ich_node.report.not_read_report import NotReadReport, build_not_read_report
 from ich_node.report.result_objects import ResultKind, ResultObject, Wish, build_result_objects
 from ich_node.report.sr_class import SrClass
@@ -68,6 +69,29 @@ class ResultFiles:
         except BaseException:  # a disk that is full is not kept full by half of a result
             self._discard(self._path(item.dataset) for item in made)
             raise
+
+    def write_maps(self, report: ReadingReport, structured_report: Dataset) -> str | None:
+        """Write the likelihood maps that the study page shows; the file's name, or ``None`` where there are none.
+
+        The page can do without: a fault is logged and holds no reading back.
+
+        Parameters
+        ----------
+        structured_report
+            That of the same reading, after which the file is named.
+        """
+        path = self._path(structured_report).with_suffix(SUFFIX)
+        try:
+            self._discard(each.with_suffix(SUFFIX) for each in self._left_behind(structured_report))
+            content = encode_maps(report.finding.slices)
+            if content is None:
+                return None
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_bytes_durably(path, content)
+        except Exception:
+            logger.exception("no likelihood maps for the study page")
+            return None
+        return path.name
 
     def write_not_read(
         self, claim: StudyClaim, spool_dir: Path, *, reason: RejectionReason, detail: str
@@ -146,10 +170,14 @@ def _write_durably(path: Path, dataset: Dataset) -> None:
     # Written to memory first: pydicom makes another error, without its number, of one that the disk gives.
     encoded = io.BytesIO()
     dataset.save_as(encoded, enforce_file_format=True)
+    _write_bytes_durably(path, encoded.getbuffer())
+
+
+def _write_bytes_durably(path: Path, content: bytes | memoryview) -> None:
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     try:
         with unfinished.open("wb") as file:
-            file.write(encoded.getbuffer())
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

@@ -11,19 +11,13 @@ from pydantic import field_validator, model_validator
 
 from ich_node.destination_settings import HL7Settings, MailSettings, PacsSettings, WebhookSettings
 from ich_node.settings_section import Section, check_ae_title, setting
+from ich_node.viewer_settings import ViewerSettings
+from ich_node.web_settings import WebSettings
+from ich_node.web_settings import is_loopback as is_loopback
+from ich_node.worklist_settings import ExternalWorklistSettings, WorklistSettings
 
 SQLITE_FILE = "ich-node.sqlite"
 """In data_dir, where database.url names nothing else."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only callers on this machine can reach a server bound to ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class TlsSettings(Section):
@@ -93,22 +87,6 @@ class DiskSettings(Section):
         0.0, "images of a study are purged so long after its results are delivered; 0: never", "days", ge=0
     )
     purge_every_hours: float = setting(6.0, "how often the schedule purges", "h", ge=0.1, le=720)
-
-
-class WebSettings(Section):
-    """The worklist page."""
-
-    host: str = setting(
-        "127.0.0.1", "address that the web server listens on; loopback only, it has no login yet"
-    )
-    port: int = setting(8080, "TCP port of the web server", ge=0, le=65535)
-
-    @field_validator("host")
-    @classmethod
-    def _loopback_only(cls, value: str) -> str:
-        if not is_loopback(value):
-            raise ValueError("the worklist page has no login yet and is served on a loopback address only")
-        return value
 
 
 class DatabaseSettings(Section):
@@ -200,6 +178,8 @@ class Settings(Section):
     receiver: ReceiverSettings = ReceiverSettings()
     disk: DiskSettings = DiskSettings()
     web: WebSettings = WebSettings()
+    viewer: ViewerSettings = ViewerSettings()
+    worklist: WorklistSettings = WorklistSettings()
     database: DatabaseSettings = DatabaseSettings()
     broker: BrokerSettings = BrokerSettings()
     worker: WorkerSettings = WorkerSettings()
@@ -230,6 +210,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         # An error's text begins with the key that it is about.
+        self.web.refuse_unsafe()
         if not self.peers and not self.receiver.allow_any_peer and not is_loopback(self.receiver.host):
             raise ValueError(
                 f"receiver.host: {self.receiver.host} lets any host call: list the callers under [[peers]], "
@@ -248,12 +229,17 @@ class Settings(Section):
                         f"{key}: {each.name!r} is the name of another [[pacs]], [[hl7]], [[webhook]] or [[mail]]"
                     )
                 seen.add(each.name)
+        if self.worklist.external.is_on and self.worklist.external.name in seen:
+            raise ValueError(
+                f"worklist.external.name: {self.worklist.external.name!r} is the name of another"
+            )
         return self
 
     @property
-    def notified(self) -> tuple[HL7Settings | WebhookSettings | MailSettings, ...]:
+    def notified(self) -> tuple[HL7Settings | WebhookSettings | MailSettings | ExternalWorklistSettings, ...]:
         """Whoever is told of studies."""
-        return (*self.hl7, *self.webhook, *self.mail)
+        external = (self.worklist.external,) if self.worklist.external.is_on else ()
+        return (*self.hl7, *self.webhook, *self.mail, *external)
 
     @property
     def database_url(self) -> str:

@@ -180,7 +180,7 @@ def _rows(section: Section, sources: Mapping[str, str], prefix: str) -> list[Set
             SettingRow(
                 key=key,
                 value=_shown(name, value),
-                source=sources.get(key, "default"),
+                source=_source(key, sources) if isinstance(value, dict) else sources.get(key, "default"),
                 unit=str(extra.get("unit", "")),
                 description=field.description or "",
             )

@@ -26,6 +26,8 @@ from ich_node.receive.limits import Limits
 from ich_node.receive.scp import VERIFICATION_SOP_CLASS_UID, Rejection
 from ich_node.receive.spool import IMPLEMENTATION_VERSION_NAME
 from ich_node.receive.tls import TLS_1_2_CIPHER_SUITES
+from ich_node.receive.worklist_find import SOP_CLASS_UID as WORKLIST
+from ich_node.receive.worklist_find import FindStatus
 from ich_node.report.compression import Compression
 from ich_node.report.result_objects import ResultKind, Wish, build_result_objects
 from ich_node.report.sr_class import SrClass
@@ -67,6 +69,15 @@ _EVENT_WORDS = {
     EventStatus.INVALID_ARGUMENT_VALUE: "a UID is absent or not valid, or no object is named",
     EventStatus.NO_SUCH_SOP_CLASS: "it comes over the presentation context of another class",
     EventStatus.RESOURCE_LIMITATION: "too many objects, or too many reports wait, or the disk is full",
+}
+_FIND_WORDS = {
+    FindStatus.PENDING: "a study that matches",
+    FindStatus.PENDING_WITH_UNSUPPORTED_KEYS: "the same; an optional key was not matched",
+    FindStatus.CANCELED: "the caller has cancelled",
+    FindStatus.NOT_AUTHORIZED: "without `[[peers]]` only callers on this machine get answers",
+    FindStatus.OUT_OF_RESOURCES: "the database does not answer, or too many match: ask more narrowly",
+    FindStatus.DOES_NOT_MATCH_SOP_CLASS: "the identifier is none of this class",
+    FindStatus.UNABLE_TO_PROCESS: "the identifier cannot be parsed, or a fault of this node",
 }
 _FAILURE_WORDS = {
     FailureReason.PROCESSING_FAILURE: "the spool could not be read",
@@ -120,6 +131,7 @@ def tables() -> dict[str, str]:
             [
                 _service(VERIFICATION_SOP_CLASS_UID, "SCP", "uncompressed"),
                 _service(COMMITMENT, "SCP; SCU that is called back", "uncompressed"),
+                _service(WORKLIST, "SCP", "uncompressed"),
                 (f"{len(STORAGE_SOP_CLASS_UIDS)} storage SOP classes, below", "", "SCP", "all below"),
             ],
         ),
@@ -152,6 +164,7 @@ def tables() -> dict[str, str]:
         "storage-statuses": _statuses(_STORAGE_WORDS),
         "commitment-statuses": _statuses(_COMMITMENT_WORDS),
         "report-statuses": _statuses(_EVENT_WORDS),
+        "find-statuses": _statuses(_FIND_WORDS),
         "commitment-failures": _statuses(_FAILURE_WORDS),
         "cipher-suites": _table(
             ("TLS 1.2 cipher suite",), [(f"`{name}`",) for name in TLS_1_2_CIPHER_SUITES]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ich_node.findings import IchSubtype, Priority, StudyState
-from ich_node.notify import Notice, PatientIdentity
+from ich_node.notify.notice import Notice, PatientIdentity
 
 STUDY_UID = "1.2.826.0.1.3680043.8.498.1001"
 REPORT_UID = "2.25.329800735698586629295641978511506172918"

@@ -1,4 +1,4 @@
-"""The command ``ich-node``. Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings."""
+"""The command ``ich-node``. Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings, 130 ended by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,17 +10,38 @@ from pathlib import Path
 import click
 
 from ich_node import __version__
-from ich_node.cli.demo import demo
-from ich_node.cli.models import models
-from ich_node.cli.processes import receiver, up, web, worker
-from ich_node.cli.purge import purge
-from ich_node.cli.setup import config, db, doctor
-from ich_node.cli.studies import deliveries, reprocess, study, worklist
+from ich_node.cli.lazy import LazyCommands, LazyGroup
+from ich_node.cli.terminal import print_what_can_be_printed, say
 from ich_node.errors import ConfigurationError, IchNodeError
 from ich_node.settings_sources import LoadedSettings, load_settings
 
+_INTERRUPTED = 128 + 2
+_COMMANDS = {  # name: module
+    "up": "processes",
+    "receiver": "processes",
+    "worker": "processes",
+    "web": "processes",
+    "worklist": "studies",
+    "study": "studies",
+    "reprocess": "reprocess",
+    "deliveries": "deliveries",
+    "purge": "purge",
+    "doctor": "setup",
+    "config": "setup",
+    "db": "setup",
+    "models": "models",
+    "demo": "demo",
+    "users": "users",
+    "tokens": "users",
+    "completion": "completion",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=LazyGroup,
+    commands=LazyCommands(_COMMANDS),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML settings file.")
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
 @click.version_option(__version__, prog_name="ich-node")
@@ -40,25 +61,6 @@ def root(context: click.Context, config_file: Path | None, verbose: bool) -> Non
     context.obj = _Lazy(config_file)
 
 
-for _command in (
-    up,
-    receiver,
-    worker,
-    web,
-    worklist,
-    study,
-    reprocess,
-    deliveries,
-    purge,
-    doctor,
-    config,
-    db,
-    models,
-    demo,
-):
-    root.add_command(_command)
-
-
 class _Lazy:
     """Loads the settings when a command first asks, so that ``--help`` works with broken ones."""
 
@@ -74,19 +76,22 @@ class _Lazy:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and exits."""
+    print_what_can_be_printed()
     try:
         code = root.main(arguments, prog_name="ich-node", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        sys.exit(130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        sys.exit(_INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code if not isinstance(error, click.UsageError) else 2)
     except ConfigurationError as error:
-        click.echo(f"ich-node: {error}", err=True)
+        say(f"ich-node: {error}", err=True)
         sys.exit(2)
     except IchNodeError as error:
-        click.echo(f"ich-node: {error}", err=True)
+        say(f"ich-node: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:
+        # What reads has gone; the interpreter must not try to flush to it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -19,9 +19,9 @@ import click
 import pydicom
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ich_node.cli.settings import console
 from ich_node.cli.studies import worklist_table
 from ich_node.cli.supervisor import python_command
+from ich_node.cli.terminal import cell, console, print_json, progress
 from ich_node.database.engine import Database
 from ich_node.database.worklist import study_report, worklist
 from ich_node.errors import IchNodeError
@@ -63,7 +63,8 @@ class _Outcome:
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), default=Path("demo-output"), show_default=True)
 @click.option("--timeout", "timeout_s", type=float, default=90.0, show_default=True, help="Seconds to wait.")
-def demo(output: Path, timeout_s: float) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print the worklist and what is wrong as JSON.")
+def demo(output: Path, timeout_s: float, as_json: bool) -> None:
     """Send three phantom studies through a node of their own and check what comes out."""
     from ich_node.testing.pacs import DemoPacs
     from ich_node.testing.scu import send_images
@@ -71,7 +72,7 @@ def demo(output: Path, timeout_s: float) -> None:
     _empty(output)
     with DemoPacs(output / "pacs") as pacs, _node(output, pacs.port, timeout_s) as (port, database):
         studies = _studies()
-        console.print("Sending a study with a hemorrhage, one without, and one that is a localizer only.")
+        progress.print("Sending a study with a hemorrhage, one without, and one that is a localizer only.")
         for study in studies:
             statuses = send_images(study.images, host="127.0.0.1", port=port, called_ae_title="ICH_NODE")
             if any(statuses):
@@ -81,14 +82,23 @@ def demo(output: Path, timeout_s: float) -> None:
         with database.reading() as session:
             rows = worklist(session)
         (output / "worklist.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
-        console.print()
-        console.print(worklist_table(rows))
-        console.print(f"\nReports, overlays and the worklist are in {output}/.")
-    for fault in faults:
-        console.print(f"[bold red]not as it should be:[/bold red] {fault}")
+    if as_json:
+        print_json({"output": str(output), "worklist": rows, "faults": faults})
+    else:
+        _tell(rows, faults, output)
     if faults:
         raise IchNodeError("the demo did not end as it should")
-    console.print("[green]Every priority, report and overlay is as it should be.[/green]")
+
+
+def _tell(rows: list[dict[str, Any]], faults: Sequence[str], output: Path) -> None:
+    console.print()
+    console.print(worklist_table(rows))
+    console.print()
+    console.print(cell(f"Reports, overlays and the worklist are in {output}/."))
+    for fault in faults:
+        console.print(cell(f"not as it should be: {fault}", "bold red"))
+    if not faults:
+        console.print("[green]Every priority, report and overlay is as it should be.[/green]")
 
 
 def _empty(output: Path) -> None:
@@ -173,7 +183,7 @@ def _node(output: Path, pacs_port: int, timeout_s: float) -> Iterator[tuple[int,
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], data_dir: Path, output: Path, timeout_s: float) -> None:
-    with console.status("Starting the node: broker, receiver, workers, worklist page"):
+    with progress.status("Starting the node: broker, receiver, workers, worklist page"):
         deadline = time.monotonic() + timeout_s
         while not (data_dir / "run" / "worker-read").exists():
             if process.poll() is not None or time.monotonic() > deadline:
@@ -190,14 +200,14 @@ def _wait(database: Database, studies: Sequence[DemoStudy], timeout_s: float) ->
         TextColumn("{task.fields[state]}"),
     )
     deadline = time.monotonic() + timeout_s
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bars = {s.study_instance_uid: progress.add_task(s.title, total=3, state="sent") for s in studies}
+    with Progress(*columns, TimeElapsedColumn(), console=progress) as shown:
+        bars = {s.study_instance_uid: shown.add_task(s.title, total=3, state="sent") for s in studies}
         while bars and time.monotonic() < deadline:
             with database.reading() as session:
                 rows = {row["study_instance_uid"]: row for row in worklist(session)}
             for uid, bar in list(bars.items()):
                 done, text = _progress(rows.get(uid))
-                progress.update(bar, completed=done, state=text)
+                shown.update(bar, completed=done, state=text)
                 if done == 3:
                     del bars[uid]
             time.sleep(0.2)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
-from ich_node.cli.settings import Loader, console, print_json, settings_of
+from ich_node.cli.completion import complete_models
+from ich_node.cli.settings import Loader, settings_of
+from ich_node.cli.terminal import cell, console, print_json, say
 from ich_node.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -44,32 +45,35 @@ def list_(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        table = Table("", "Name", "Version", "Architecture", "Weights SHA-256", "", box=None)
-        for name, about in found.items():
-            mark = "reads" if name in settings.model.bundles and "error" not in about else ""
-            said = [
-                Text(str(about.get(key, ""))[:40]) for key in ("version", "architecture", "weights_sha256")
-            ]
-            said[2].truncate(16)
-            table.add_row(mark, Text(name), *said, Text(about.get("error", ""), style="bold red"))
-        console.print(table)
+        console.print(_bundles_table(found, settings.model.bundles))
     context.exit(1 if any("error" in about for about in found.values()) else 0)
 
 
 @models.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_models)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def show(load: Loader, name: str) -> None:
-    """Print everything that a bundle says of itself, as JSON."""
+def show(load: Loader, name: str, as_json: bool) -> None:
+    """Print everything that a bundle says of itself."""
     from ich_node.model.bundle import find_bundle, read_description
 
-    print_json(read_description(find_bundle(name, settings_of(load).bundles_dir)))
+    about = read_description(find_bundle(name, settings_of(load).bundles_dir))
+    if as_json:
+        print_json(about)
+        return
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in _lines(about):
+        table.add_row(cell(key), cell(value))
+    console.print(table)
 
 
 @models.command("verify")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_models)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
-def verify(context: click.Context, name: str | None) -> None:
+def verify(context: click.Context, name: str | None, as_json: bool) -> None:
     """Check that the weights of a bundle, or of all, are the ones that its description names, and load them.
 
     Goes on after a faulty one; exit code 1 if there was any.
@@ -80,14 +84,18 @@ def verify(context: click.Context, name: str | None) -> None:
     there = find_bundles(folder)
     if name is not None and name not in there:
         find_bundle(name, folder)  # says what there is
-    faults = 0
+    found: dict[str, dict[str, Any]] = {}
     for each in there if name is None else (name,):
         try:
-            click.echo(prove_bundle(find_bundle(each, folder)))
+            found[each] = {"ok": True, "found": prove_bundle(find_bundle(each, folder))}
         except ConfigurationError as error:
-            click.echo(f"{each}: FAULT: {error}", err=True)
-            faults += 1
-    context.exit(1 if faults else 0)
+            found[each] = {"ok": False, "found": str(error)}
+        if not as_json:
+            ok, words = found[each].values()
+            say(words if ok else f"{each}: FAULT: {words}", err=not ok)
+    if as_json:
+        print_json(found)
+    context.exit(0 if all(about["ok"] for about in found.values()) else 1)
 
 
 @models.command("import")
@@ -100,6 +108,7 @@ def verify(context: click.Context, name: str | None) -> None:
 @click.option("--high-confidence", type=_POINT, help="High-confidence operating point, from validation data.")
 @click.option("--backbone", help="Of burduja's CNN; by default resnext101_32x8d.")
 @click.option("--replace", is_flag=True, help="Put it in the place of another bundle of the name.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def import_(
     load: Loader,
@@ -112,6 +121,7 @@ def import_(
     high_confidence: float | None,
     backbone: str | None,
     replace: bool,
+    as_json: bool,
 ) -> None:
     """Make a bundle of a checkpoint that a system's authors published, and install it.
 
@@ -136,19 +146,21 @@ def import_(
     terms = ImportTerms(name=name, version=version, licence=licence, points=points)
     into = settings_of(load).bundles_dir
     if system == "vicar":
-        _say(import_vicar(checkpoint, into, terms, replace=replace))
+        installed = import_vicar(checkpoint, into, terms, replace=replace)
     else:
         chosen: dict[str, Any] = {"backbone": backbone} if backbone else {}
-        _say(import_burduja(checkpoint, into, terms, replace=replace, **chosen))
+        installed = import_burduja(checkpoint, into, terms, replace=replace, **chosen)
+    _say(installed, as_json)
     if points is None:
-        click.echo("Its operating points were not chosen on data: evaluate it before it reads.", err=True)
+        say("Its operating points were not chosen on data: evaluate it before it reads.", err=True)
 
 
 @models.command("install")
 @click.argument("source", type=_FILE)
 @click.option("--replace", is_flag=True, help="Put it in the place of another bundle of the name.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
-def install(load: Loader, source: Path, replace: bool) -> None:
+def install(load: Loader, source: Path, replace: bool, as_json: bool) -> None:
     """Copy a bundle into data_dir from a folder or an archive (.zip, .tar, .tar.gz).
 
     It is verified before and after, and loaded once: one that cannot read is refused. A bundle that is there stays
@@ -156,11 +168,11 @@ def install(load: Loader, source: Path, replace: bool) -> None:
     """
     from ich_node.model.bundle_install import install_bundle
 
-    _say(install_bundle(source, settings_of(load).bundles_dir, replace=replace))
+    _say(install_bundle(source, settings_of(load).bundles_dir, replace=replace), as_json)
 
 
 @models.command("costs")
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_models)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_obj
 def costs(load: Loader, names: tuple[str, ...], as_json: bool) -> None:
@@ -184,15 +196,37 @@ def _costs_table(found: Sequence[Costs]) -> Table:
     for each in found:
         rows, columns = each.input_size
         table.add_row(
-            Text(each.name),
+            cell(each.name),
             each.architecture,
-            Text(each.config or "default"),
+            cell(each.config or "default"),
             f"{rows} x {columns}",
             str(each.networks),
             f"{each.parameters:,}",
             f"{each.multiply_adds / 1e9:.3f} G",
         )
     return table
+
+
+def _bundles_table(found: dict[str, dict[str, Any]], reading: Sequence[str]) -> Table:
+    table = Table("", "Name", "Version", "Architecture", "Weights SHA-256", "", box=None, header_style="bold")
+    for name, about in found.items():
+        mark = "reads" if name in reading and "error" not in about else ""
+        said = [cell(str(about.get(key, ""))[:40]) for key in ("version", "architecture", "weights_sha256")]
+        said[2].truncate(16)
+        table.add_row(mark, cell(name), *said, cell(about.get("error", ""), "bold red"))
+    return table
+
+
+def _lines(about: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Key and value of each thing in a JSON object, however deep."""
+    if isinstance(about, dict) and about:
+        for name, value in about.items():
+            yield from _lines(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(about, list) and any(isinstance(value, dict | list) for value in about):
+        for number, value in enumerate(about, 1):
+            yield from _lines(value, f"{key} {number}")
+    else:
+        yield key, ", ".join(map(str, about)) if isinstance(about, list) else str(about)
 
 
 def _described(name: str, folder: Path) -> dict[str, Any]:
@@ -209,13 +243,16 @@ def _described(name: str, folder: Path) -> dict[str, Any]:
     return described
 
 
-def _say(installed: InstalledBundle) -> None:
+def _say(installed: InstalledBundle, as_json: bool) -> None:
+    if as_json:
+        print_json({**asdict(installed), "folder": str(installed.folder)})
+        return
     what = "installed"
     if installed.unchanged:
         what = "was already installed"
     elif installed.replaced is not None:
         what = f"installed in place of {installed.replaced}"
-    click.echo(f"{installed.name} {installed.version} {what}: {installed.folder}")
+    say(f"{installed.name} {installed.version} {what}: {installed.folder}")
     if not installed.unchanged:
         setting = f'model.bundles = ["{installed.name}"]'
-        click.echo(f"To have it read, set {setting} and start the workers again.", err=True)
+        say(f"To have it read, set {setting} and start the workers again.", err=True)

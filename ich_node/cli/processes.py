@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,24 +86,43 @@ def web(load: Loader) -> None:
     from ich_node.purge_job import spool_space
     from ich_node.store_desk import open_store_desk
     from ich_node.web import create_app
+    from ich_node.web.audit_export import exporting_accesses
+    from ich_node.web.events import PageServer
 
     settings = settings_of(load)
+    secured = _https(settings)
     database = _current_database(settings)
     free_space = spool_space(settings)
-    with open_store_desk(settings, database, free_space) as desk:
+    with (
+        open_store_desk(settings, database, free_space) as desk,
+        exporting_accesses(database, settings.web.audit),
+    ):
         config = uvicorn.Config(
             create_app(settings, database, desk, free_space=free_space),
             host=settings.web.host,
             port=settings.web.port,
             log_level="warning",
             access_log=False,
-            proxy_headers=False,  # [[peers]] is about who calls, not about what a header says
+            server_header=False,
+            # What a header says of who calls counts from a proxy that the settings name, and from nobody else.
+            proxy_headers=bool(settings.web.proxy.addresses),
+            forwarded_allow_ips=list(settings.web.proxy.addresses),
+            ssl_context_factory=secured,
             timeout_graceful_shutdown=_REQUEST_GRACE_SECONDS,
         )
-        server = uvicorn.Server(config)
+        server = PageServer(config)
         threading.Thread(target=_announce_when, args=("web", lambda: server.started), daemon=True).start()
         stop_on_signals(lambda: None)  # uvicorn raises a signal that ended it once more
         server.run()
+
+
+def _https(settings: Settings) -> Callable[..., ssl.SSLContext] | None:
+    if not settings.web.tls.certificate:
+        return None
+    from ich_node.web.certificate import WebCertificate
+
+    certificate = WebCertificate(settings.web.tls)
+    return lambda *_: certificate.context()
 
 
 def _parts(settings: Settings) -> list[Part]:
@@ -200,7 +220,7 @@ def _say_ready(settings: Settings) -> None:
     to = ", ".join(f"{p.name} ({p.ae_title} at {p.host}:{p.port})" for p in settings.pacs)
     console.print("[bold]ich-node is up.[/bold] Ctrl-C ends it.")
     console.print(f"  images in    {receiver.ae_title} at {receiver.host}:{receiver.port}")
-    console.print(f"  worklist     http://{web.host}:{web.port}/")
+    console.print(f"  worklist     {web.url}", markup=False)
     console.print(f"  results to   {to or 'nowhere: no [[pacs]] is set'}", markup=False)
     console.print(f"  state in     {settings.data_dir}", markup=False)
     if settings.worker.processes == 0:

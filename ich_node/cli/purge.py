@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 from rich.table import Table
-from rich.text import Text
 
-from ich_node.cli.settings import Loader, console, open_database, print_json, settings_of
-from ich_node.cli.studies import user_name
+from ich_node.cli.completion import complete_studies
+from ich_node.cli.settings import Loader, actor, open_database, settings_of
+from ich_node.cli.terminal import cell, console, print_json, say
 from ich_node.node import Node
 from ich_node.purge_job import (
     NO_DESTINATION,
@@ -25,7 +25,7 @@ from ich_node.receive.free_space import in_gib
 
 
 @click.command()
-@click.argument("study_uids", nargs=-1)
+@click.argument("study_uids", nargs=-1, metavar="[UID]...", shell_complete=complete_studies)
 @click.option(
     "--older-than",
     "days",
@@ -61,7 +61,7 @@ def purge(
             )
     terms = Terms(
         before=None if days is None else datetime.now(UTC) - timedelta(days=days),
-        actor=f"cli:{user_name()}",
+        actor=actor(),
         force=force,
         dry_run=dry_run,
     )
@@ -112,20 +112,25 @@ def _as_json(report: PurgeReport, days: float | None, dry_run: bool, note: str |
 
 
 def _print(report: PurgeReport, dry_run: bool, note: str | None) -> None:
-    table = Table("", "Study", "Images", "Size", "Why", box=None)
+    table = Table(box=None, header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("Study", overflow="fold", min_width=16)
+    for title in ("Images", "Size"):
+        table.add_column(title, no_wrap=True, justify="right")
+    table.add_column("Why", overflow="fold")
     for study in report.studies:
         why = "; ".join(obstacle.words for obstacle in study.obstacles)
         if not study.purged and any(obstacle.may_be_forced for obstacle in study.obstacles):
             why += " (--force)" if all(obstacle.may_be_forced for obstacle in study.obstacles) else ""
         table.add_row(
-            Text(_outcome(study, dry_run), style="" if study.purged else "bold red"),
-            study.study_instance_uid,
+            cell(_outcome(study, dry_run), "" if study.purged else "bold red"),
+            cell(study.study_instance_uid),
             str(study.objects),
             in_gib(study.size_bytes),
-            Text(f"although {why}" if study.purged and why else why),
+            cell(f"although {why}" if study.purged and why else why),
         )
     if report.studies:
         console.print(table)
     if note:
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"{'would purge' if dry_run else 'purged'} {report.summary}")
+        say(f"note: {note}", err=True)
+    say(f"{'would purge' if dry_run else 'purged'} {report.summary}")

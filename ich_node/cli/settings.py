@@ -1,22 +1,20 @@
-"""What every command needs: the settings, the database, and a way to print."""
+"""What every command needs: the settings and the database."""
 
 from __future__ import annotations
 
-import json
-import sys
+import getpass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import click
-from rich.console import Console
-
-from ich_node.database.engine import Database
-from ich_node.errors import ConfigurationError
+from ich_node.cli.terminal import console as console
+from ich_node.cli.terminal import print_json as print_json
+from ich_node.database.engine import Database, Session
+from ich_node.errors import ConfigurationError, TransientError
 from ich_node.settings import SQLITE_FILE, Settings
 from ich_node.settings_sources import LoadedSettings
-
-_PIPE_WIDTH = 140
-console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 class Loader(Protocol):
@@ -35,9 +33,18 @@ def settings_of(load: Loader) -> Settings:
 
 
 def open_database(load: Loader) -> Database:
-    """The database, refused where its schema is not the one that this version needs, or no node has made it yet."""
+    """The database, looked at once: a command must not fail half-way for a wrong address.
+
+    Raises
+    ------
+    ConfigurationError
+        It does not answer, its schema is not the one that this version needs, or no node has made it yet.
+    """
     database = existing_database(settings_of(load))
-    database.require_current()
+    try:
+        database.require_current()
+    except TransientError as error:
+        raise ConfigurationError(f"{error}: check database.url, and that its server runs") from None
     return database
 
 
@@ -57,6 +64,25 @@ def existing_database(settings: Settings) -> Database:
     return Database(settings.database_url)
 
 
-def print_json(value: Any) -> None:
-    """Print for another program."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+@contextmanager
+def looking_into(settings: Settings) -> Iterator[Session]:
+    """One look into the database, over a connection that is closed after it."""
+    database = existing_database(settings)
+    try:
+        with database.reading() as session:
+            yield session
+    finally:
+        database.dispose()
+
+
+def actor() -> str:
+    """Who runs the command, for the audit."""
+    return f"cli:{user_name()}"
+
+
+def user_name() -> str:
+    """Who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        return str(os.getuid())

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from ich_node.database.workitem_events import report_changes
 from ich_node.errors import ConfigurationError, IchNodeError, TransientError
 
 __all__ = ["Database", "Session"]
@@ -131,6 +132,7 @@ class Database:
         writer = self._durable_writer if durable else self._writer
         with _errors_named(), Session(writer, expire_on_commit=False) as session, session.begin():
             yield session
+            report_changes(session)
 
     def upgrade(self) -> None:
         """Bring the schema to the newest revision; safe when several processes do it at once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from ich_node.database.outbox import UNDELIVERED, DeliveryState
 from ich_node.database.tables import InstanceRow, OutboxRow, ReadingRow, RemovalRow, SeriesRow, StudyRow
-from ich_node.findings import StudyState
+from ich_node.database.worklist_order import precedence
+from ich_node.findings import Priority, StudyState
 
 _UNREAD = (StudyState.RECEIVING, StudyState.QUEUED, StudyState.READING)
 _LAST = 200
@@ -67,10 +69,17 @@ class TurnaroundTimes:
 
 def study_counts(session: Session) -> dict[tuple[str, str], int]:
     """How many studies there are of each state and priority that occurs."""
+    # By precedence, which stands in an index with the state; it says the priority too.
     rows = session.execute(
-        select(StudyRow.state, StudyRow.priority, func.count()).group_by(StudyRow.state, StudyRow.priority)
+        select(StudyRow.state, StudyRow.precedence, func.count()).group_by(
+            StudyRow.state, StudyRow.precedence
+        )
     )
-    return {(state, priority): count for state, priority, count in rows}
+    priorities = {precedence(p, reviewed=r): str(p) for p in Priority for r in (False, True)}
+    counts: Counter[tuple[str, str]] = Counter()
+    for state, rank, count in rows:
+        counts[state, priorities[rank]] += count
+    return dict(counts)
 
 
 def spool_standing(session: Session) -> SpoolStanding:

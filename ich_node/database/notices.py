@@ -9,16 +9,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from ich_node.database.outbox import DeliveryState, is_due
+from ich_node.database.standing import lock_study
 from ich_node.database.tables import NoticeRow, OutboxRow, ReadingRow, ResultObjectRow, StudyRow
 from ich_node.findings import DISCLAIMER, IchSubtype, Priority, StudyState
 from ich_node.notify.notice import Notice, PatientIdentity, notice_from_json
 
 logger = logging.getLogger(__name__)
 
+_OVERTAKEN = "not told: a later notice says how the study stands"
 _TOLD = (StudyState.READ, StudyState.NOT_READ, StudyState.FAILED)
 
 
@@ -93,29 +95,82 @@ def claim_notices(
         .with_for_update(of=OutboxRow, skip_locked=True)
         .execution_options(populate_existing=True)
     ).all()
-    claimed = []
-    for row, notice, study in rows:
-        row.attempts += 1
-        try:
-            told = notice_from_json(json.dumps(notice.facts))
-        except ValueError as error:  # of another version; it must not keep the others
-            row.state, row.note = DeliveryState.DEAD, f"the notice cannot be read: {error}"
-            continue
-        row.lease_owner, row.lease_until = owner, now + lease
-        identity = PatientIdentity(
-            accession_number=study.accession_number,
-            patient_id=study.patient_id,
-            patient_name=study.patient_name,
-        )
-        claimed.append(
-            NoticeDelivery(
-                id=row.id,
-                destination=destination,
-                notice=replace(told, identity=identity),
-                attempts=row.attempts,
-            )
-        )
-    return claimed
+    claimed = (_claimed(row, owner, now + lease) for row in rows)
+    return [delivery for delivery in claimed if delivery is not None]
+
+
+def claim_last_notice(
+    session: Session,
+    destination: str,
+    study_instance_uid: str,
+    *,
+    owner: str,
+    now: datetime,
+    lease: timedelta,
+) -> NoticeDelivery | None:
+    """Take a study's last notice for a destination that keeps one standing of each study.
+
+    An earlier one that still waits is done with: what it says is no longer so. Nothing is taken while another process
+    has one of the study's, so that what was known first is never written last.
+    """
+    if lock_study(session, study_instance_uid) is None:
+        return None
+    rows = session.execute(
+        select(OutboxRow, NoticeRow, StudyRow)
+        .join(NoticeRow, NoticeRow.id == OutboxRow.notice_id)
+        .join(StudyRow, StudyRow.study_instance_uid == NoticeRow.study_instance_uid)
+        .where(OutboxRow.destination == destination, NoticeRow.study_instance_uid == study_instance_uid)
+        .order_by(NoticeRow.id)
+        .with_for_update(of=OutboxRow)
+        .execution_options(populate_existing=True)
+    ).all()
+    waiting = [row for row, _, _ in rows if row.state == DeliveryState.PENDING]
+    if not rows or any(row.lease_until is not None and row.lease_until >= now for row in waiting):
+        return None
+    last = rows[-1]
+    for row in waiting:
+        if row is not last.OutboxRow:
+            row.state, row.delivered_at, row.note = DeliveryState.DELIVERED, now, _OVERTAKEN
+    if last.OutboxRow not in waiting or last.OutboxRow.next_attempt_at > now:
+        return None
+    return _claimed(last, owner, now + lease)
+
+
+def studies_to_tell(session: Session, destination: str, *, now: datetime, limit: int) -> list[str]:
+    """Studies of which a notice is due for a destination, the most urgent first."""
+    rows = session.scalars(
+        select(NoticeRow.study_instance_uid)
+        .join(OutboxRow, OutboxRow.notice_id == NoticeRow.id)
+        .where(OutboxRow.destination == destination, is_due(now, DeliveryState.PENDING))
+        .order_by(OutboxRow.urgency, OutboxRow.created_at, OutboxRow.id)
+        .limit(limit)
+    )
+    return list(dict.fromkeys(rows))
+
+
+def _claimed(
+    found: Row[OutboxRow, NoticeRow, StudyRow], owner: str, until: datetime
+) -> NoticeDelivery | None:
+    """The notice of an outbox row, which is leased; ``None`` where it cannot be read."""
+    row, notice, study = found
+    row.attempts += 1
+    try:
+        told = notice_from_json(json.dumps(notice.facts))
+    except ValueError as error:  # of another version; it must not keep the others
+        row.state, row.note = DeliveryState.DEAD, f"the notice cannot be read: {error}"
+        return None
+    row.lease_owner, row.lease_until = owner, until
+    identity = PatientIdentity(
+        accession_number=study.accession_number,
+        patient_id=study.patient_id,
+        patient_name=study.patient_name,
+    )
+    return NoticeDelivery(
+        id=row.id,
+        destination=row.destination,
+        notice=replace(told, identity=identity),
+        attempts=row.attempts,
+    )
 
 
 def _notice(session: Session, study: StudyRow, reading: ReadingRow | None, now: datetime) -> Notice:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ich_node.database import reviews
 from ich_node.database.audit import record_change
 from ich_node.database.notices import Listener, add_notice
 from ich_node.database.queue import StudyClaim, finish_claim, owned_study
@@ -42,6 +43,8 @@ class NewReading:
     sr_series_instance_uid: str
     objects: tuple[NewObject, ...]
     """In the order in which a person looks at them."""
+    maps_file_name: str | None = None
+    """File with the likelihood maps that the study page shows, below the results folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,7 @@ def _former_state(session: Session, study: StudyRow) -> _State | None:
         .where(
             AuditRow.study_instance_uid == study.study_instance_uid,
             AuditRow.state.in_([StudyState.READ, StudyState.NOT_READ, StudyState.FAILED]),
+            AuditRow.action.not_in(tuple(reviews.ACTIONS.values())),
         )
         .order_by(AuditRow.id.desc())
         .limit(1)
@@ -362,6 +366,7 @@ def _reading_row(study_instance_uid: str, reading: NewReading) -> ReadingRow:
         sr_series_instance_uid=reading.sr_series_instance_uid,
         input_features=dict(finding.input_features),
         unlike_training=None if finding.unlike_training is None else list(finding.unlike_training),
+        maps_file_name=reading.maps_file_name,
     )
 
 

@@ -18,6 +18,7 @@ from ich_node.database.audit import record_change
 from ich_node.database.retention import Folder
 from ich_node.database.standing import lock_study, never_negative, set_state
 from ich_node.database.tables import InstanceRow, RemovalRow, SeriesRow, StudyRow
+from ich_node.database.workitem_events import study_is_new
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
 from ich_node.receive.received import ReceivedInstance
@@ -188,6 +189,7 @@ def _lock_or_add_study(session: Session, first: ReceivedInstance) -> StudyRow:
     study = lock_study(session, study_instance_uid)
     assert study is not None
     if added:
+        study_is_new(session, study)
         record_change(session, study, at=first.received_at, actor=_actor(first), action="received")
     return study
 

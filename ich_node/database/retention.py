@@ -22,6 +22,7 @@ from ich_node.database.standing import lock_study
 from ich_node.database.tables import (
     InstanceRow,
     OutboxRow,
+    ReadingRow,
     RemovalRow,
     ResultObjectRow,
     SeriesRow,
@@ -88,7 +89,7 @@ class Stock:
     spool_files: tuple[str, ...] = ()
     """Of the images that were read; with those in conflict where these are to go too."""
     result_files: tuple[str, ...] = ()
-    """Of result objects that every PACS has."""
+    """Of result objects that every PACS has, and the likelihood maps of readings of which every PACS has all."""
     size_bytes: int = 0
     """Of the images."""
 
@@ -168,6 +169,8 @@ def mark_purged(
     _count_images(session, stock.study_instance_uid)
     images = _images(stock.study_instance_uid, conflicts=conflicts).with_only_columns(InstanceRow.id)
     session.execute(delete(InstanceRow).where(InstanceRow.id.in_(images)))
+    for reading in session.scalars(_readings_with_maps_to_go(stock.study_instance_uid)):
+        reading.maps_file_name = None
     for row in session.scalars(_delivered_objects(stock.study_instance_uid)):
         row.purged_at = now
     study.purged_at = now
@@ -325,5 +328,21 @@ def _delivered_objects(study_instance_uid: str) -> Select[ResultObjectRow]:
     )
 
 
+def _readings_with_maps_to_go(study_instance_uid: str) -> Select[ReadingRow]:
+    """Readings with a file of maps and with objects that were to be sent, of which every PACS has all."""
+    sent = exists().where(
+        ResultObjectRow.reading_id == ReadingRow.id,
+        OutboxRow.sop_instance_uid == ResultObjectRow.sop_instance_uid,
+    )
+    return select(ReadingRow).where(
+        ReadingRow.study_instance_uid == study_instance_uid,
+        ReadingRow.maps_file_name.is_not(None),
+        sent,
+        ~sent.where(OutboxRow.state != DeliveryState.DELIVERED),
+    )
+
+
 def _delivered_results(session: Session, study_instance_uid: str) -> list[str]:
-    return [row.file_name for row in session.scalars(_delivered_objects(study_instance_uid))]
+    objects = [row.file_name for row in session.scalars(_delivered_objects(study_instance_uid))]
+    readings = session.scalars(_readings_with_maps_to_go(study_instance_uid))
+    return [*objects, *(row.maps_file_name for row in readings if row.maps_file_name)]

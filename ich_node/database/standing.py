@@ -41,7 +41,14 @@ def has_unread_images(session: Session, study_instance_uid: str) -> bool:
 
 def never_negative(study: StudyRow) -> None:
     """Where images are unread, "nothing found" becomes "a person must look"; a flag stays up."""
-    study.priority = min(Priority(study.priority), Priority.MEDIUM, key=lambda p: p.urgency)
+    _set_priority(study, min(Priority(study.priority), Priority.MEDIUM, key=lambda p: p.urgency))
+
+
+def _set_priority(study: StudyRow, priority: Priority) -> None:
+    """Change the priority; a study that becomes more urgent than when a person had seen it must be seen anew."""
+    if priority.urgency < Priority(study.priority).urgency:
+        study.reviewed_at = study.reviewed_by = None
+    study.priority = priority
 
 
 def apply_priority(session: Session, study: StudyRow, *, now: datetime, unread: bool) -> None:
@@ -56,7 +63,8 @@ def apply_priority(session: Session, study: StudyRow, *, now: datetime, unread: 
     )
     if readings:
         leading = min(readings, key=lambda r: (Priority(r.priority).urgency, -r.suspicion, -r.id))
-        study.priority, study.reading_id = leading.priority, leading.id
+        _set_priority(study, Priority(leading.priority))
+        study.reading_id = leading.id
         study.suspicion, study.subtypes, study.read_at = leading.suspicion, leading.subtypes, leading.read_at
     if unread or not readings:
         never_negative(study)

@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
-    DateTime,
-    Dialect,
+    Computed,
     ForeignKey,
     Index,
-    Text,
-    TypeDecorator,
+    SmallInteger,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime in UTC, on databases that keep the zone and on those that do not."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive times; SQLite gets naive UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without zone has no place in the database")
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give back UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class AnyText(TypeDecorator[str]):
-    """Text as it comes from DICOM headers and peers; what a database cannot hold does not stop the row.
-
-    PostgreSQL refuses NUL, and no database takes a surrogate that stands alone.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Drop NUL, show lone surrogates as ``?``."""
-        if value is None:
-            return None
-        return value.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")
+from ich_node.database.column_types import AnyText, UtcDateTime
 
 
 class Table(DeclarativeBase):
@@ -69,13 +31,33 @@ class Table(DeclarativeBase):
     }
 
 
+PRECEDENCE = (
+    "CASE WHEN reviewed_at IS NULL THEN 4 ELSE 0 END + "
+    "CASE priority WHEN 'STAT' THEN 3 WHEN 'HIGH' THEN 2 WHEN 'MEDIUM' THEN 1 ELSE 0 END"
+)
+"""The unreviewed before the reviewed, then by urgency: 7 is read first. An index can keep that order."""
+
+
 class StudyRow(Table):
     """One study: what it is, where it stands, how urgent it is, and who works on it."""
 
     __tablename__ = "study"
     __table_args__ = (
-        Index("study_by_state", "state", "priority"),
-        Index("study_by_priority", "priority", "received_at"),
+        Index("study_by_precedence", "precedence", "received_at", "study_instance_uid"),
+        Index("study_by_state", "state", "precedence", "received_at", "study_instance_uid"),
+        Index(
+            "study_by_modality_ae_title",
+            "modality_ae_title",
+            "precedence",
+            "received_at",
+            "study_instance_uid",
+        ),
+        Index("study_by_received_at", "received_at"),
+        Index("study_by_study_date", "study_date"),
+        # All that a search looks at, so that text which is in few of a million is sought in an index alone.
+        Index(
+            "study_by_patient_name", "patient_name", "patient_id", "accession_number", "study_instance_uid"
+        ),
         Index("study_by_accession_number", "accession_number"),
         Index("study_by_patient_id", "patient_id"),
         Index(
@@ -140,6 +122,8 @@ class StudyRow(Table):
     ``*`` goes before them when a worker has begun."""
     purged_at: Mapped[datetime | None]
     """When images of it were last removed from the spool."""
+    precedence: Mapped[int] = mapped_column(SmallInteger, Computed(PRECEDENCE, persisted=True), deferred=True)
+    """Place on the worklist, kept by the database itself."""
 
 
 class SeriesRow(Table):

@@ -1,24 +1,31 @@
-"""What people and other systems see: the view ``worklist_v1`` and one study with its readings."""
+"""What people and other systems see: the view ``worklist_v1``, in reading order."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Float, FromClause, MetaData, Row, Select, Table, Text, case, func, select
+from sqlalchemy import (
+    Column,
+    Float,
+    MetaData,
+    Row,
+    Select,
+    Table,
+    Text,
+    func,
+    select,
+)
 from sqlalchemy.orm import Session
 
+from ich_node.database.column_types import UtcDateTime
+from ich_node.database.study_report import study_report as study_report
 from ich_node.database.tables import (
-    AuditRow,
-    InstanceRow,
-    OutboxRow,
-    ReadingRow,
     ResultObjectRow,
-    SeriesRow,
     StudyRow,
-    UtcDateTime,
 )
+from ich_node.database.worklist_order import Wanted, first_studies, place_of
 from ich_node.findings import Priority, StudyState
 
 _TIMES = ("received_at", "read_at", "flagged_at", "delivered_at", "reviewed_at")
@@ -56,22 +63,67 @@ _VIEW = Table(
     ),
 )
 
+_URGENCY = {str(priority): priority.urgency for priority in Priority}
+_AT_ONCE = 1000
+"""Databases bound the number of values in one statement."""
+
 
 def worklist(
     session: Session,
     *,
     limit: int = 200,
     priorities: Collection[Priority] | None = None,
+    states: Collection[StudyState] | None = None,
+    unreviewed: bool | None = None,
+    received_since: datetime | None = None,
+    modality_ae_title: str | None = None,
+    search: str | None = None,
+    before: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of ``worklist_v1`` in reading order: the unreviewed, the most urgent, the longest waiting first.
 
     Where there are more than ``limit``, what is left out is the least urgent, and among equals the oldest:
     what has just come in is always shown.
+
+    Parameters
+    ----------
+    limit
+        Most rows.
+    priorities, states
+        Of the studies that are wanted; ``None``: all.
+    unreviewed
+        Only those that nobody has reviewed (true), or only those that somebody has (false).
+    received_since
+        When the first image must have arrived, at the earliest.
+    modality_ae_title
+        Who must have sent it.
+    search
+        Words that must all be in the patient's name or ID, the accession number or the Study Instance UID, in
+        capitals or not. Studies of which one of the last three is just the text come alone.
+    before
+        The Study Instance UID that `page_end` gave for an earlier page: what that one left out comes.
     """
-    kept = _ranked(_VIEW, newest_first=True).limit(limit)
-    if priorities is not None:
-        kept = kept.where(_VIEW.c.priority.in_([str(p) for p in priorities]))
-    return [_plain(row) for row in session.execute(_ranked(kept.subquery(), newest_first=False))]
+    after = None if before is None else place_of(session, before)
+    if before is not None and after is None:
+        return []
+    wanted = Wanted(
+        priorities=priorities,
+        states=states,
+        unreviewed=unreviewed,
+        received_since=received_since,
+        modality_ae_title=modality_ae_title,
+    )
+    first = first_studies(session, wanted, limit=limit, search=search or "", after=after)
+    return [_plain(row) for row in sorted(_rows(session, first), key=_place_on_page)]
+
+
+def page_end(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """The row of a page of `worklist` that the next page continues after; ``None`` where there is no row."""
+    if not rows:
+        return None
+    last = rows[-1]
+    alike = (r for r in rows if _class(r) == _class(last))
+    return str(next(alike)["study_instance_uid"])
 
 
 def worklist_row(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
@@ -95,29 +147,6 @@ def delivered_before(before: datetime) -> Select[str]:
         .where(StudyRow.state == StudyState.READ, _VIEW.c.delivered_at <= before)
         .order_by(_VIEW.c.delivered_at)
     )
-
-
-def study_report(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
-    """A study with its readings, newest first, as ``ich-node study show UID --json`` prints it."""
-    study = session.get(StudyRow, study_instance_uid)
-    if study is None:
-        return None
-    readings = session.scalars(
-        select(ReadingRow)
-        .where(ReadingRow.study_instance_uid == study_instance_uid)
-        .order_by(ReadingRow.id.desc())
-    )
-    return {
-        "study_instance_uid": study.study_instance_uid,
-        "priority": study.priority,
-        "state": study.state,
-        "reason": study.reason,
-        "reason_detail": study.reason_detail,
-        "purged_at": _iso(study.purged_at),
-        "series": [_series(session, s) for s in _series_rows(session, study_instance_uid)],
-        "readings": [_reading(session, r) for r in readings],
-        "history": _history(session, study_instance_uid),
-    }
 
 
 def result_files(session: Session, study_instance_uid: str) -> list[tuple[str, str, str]]:
@@ -156,9 +185,9 @@ def find_studies(
 
 def overdue(session: Session, *, before: datetime) -> int:
     """How many studies got their last image before a time and have come to no end yet."""
-    ended = (StudyState.READ, StudyState.NOT_READ, StudyState.FAILED)
+    under_way = (StudyState.RECEIVING, StudyState.QUEUED, StudyState.READING)
     query = select(func.count()).where(
-        StudyRow.last_received_at < before, StudyRow.state.not_in([str(s) for s in ended])
+        StudyRow.last_received_at < before, StudyRow.state.in_([str(s) for s in under_way])
     )
     return session.scalar(query) or 0
 
@@ -169,110 +198,26 @@ def state_counts(session: Session) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _ranked(rows: FromClause, *, newest_first: bool) -> Select[Any]:
-    urgency = case({str(p): p.urgency for p in Priority}, value=rows.c.priority)
-    received_at = rows.c.received_at.desc() if newest_first else rows.c.received_at
-    return select(rows).order_by(
-        rows.c.reviewed_at.is_not(None), urgency, received_at, rows.c.study_instance_uid
-    )
+def _rows(session: Session, study_instance_uids: Sequence[str]) -> Iterator[Row[Any]]:
+    for start in range(0, len(study_instance_uids), _AT_ONCE):
+        some = study_instance_uids[start : start + _AT_ONCE]
+        yield from session.connection().execute(select(_VIEW).where(_VIEW.c.study_instance_uid.in_(some)))
+
+
+def _place_on_page(row: Row[Any]) -> tuple[bool, int, datetime, str]:
+    return row.reviewed_at is not None, _URGENCY[row.priority], row.received_at, row.study_instance_uid
+
+
+def _class(row: Mapping[str, Any]) -> tuple[bool, str]:
+    return row["reviewed_at"] is None, row["priority"]
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:
-    return {name: _iso(value) for name, value in row._mapping.items()}
+    values = dict(zip(COLUMNS, row, strict=True))
+    for name in _TIMES:
+        values[name] = _iso(values[name])
+    return values
 
 
-def _iso(value: Any) -> Any:
-    return value.isoformat(timespec="milliseconds") if isinstance(value, datetime) else value
-
-
-def _series_rows(session: Session, study_instance_uid: str) -> list[SeriesRow]:
-    query = select(SeriesRow).where(SeriesRow.study_instance_uid == study_instance_uid)
-    return list(session.scalars(query.order_by(SeriesRow.series_number, SeriesRow.series_instance_uid)))
-
-
-def _series(session: Session, row: SeriesRow) -> dict[str, Any]:
-    images = select(func.count(), func.sum(case((InstanceRow.conflict, 1), else_=0))).where(
-        InstanceRow.series_instance_uid == row.series_instance_uid
-    )
-    count, conflicts = session.execute(images).one()
-    present = count - (conflicts or 0)
-    return {
-        "series_instance_uid": row.series_instance_uid,
-        "modality": row.modality,
-        "series_number": row.series_number,
-        "series_description": row.series_description,
-        "instances": present,
-        "conflicting_instances": conflicts or 0,
-        "purged_instances": row.purged_instances if present < row.purged_instances else 0,
-        "exclusion_reason": row.exclusion_reason,
-        "exclusion_detail": row.exclusion_detail,
-    }
-
-
-def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
-    objects = session.execute(
-        select(ResultObjectRow.kind, ResultObjectRow.sop_instance_uid, ResultObjectRow.purged_at)
-        .where(ResultObjectRow.reading_id == row.id)
-        .order_by(ResultObjectRow.position)
-    )
-    return {
-        "series_instance_uid": row.series_instance_uid,
-        "run_number": row.run_number,
-        "model_name": row.model_name,
-        "model_version": row.model_version,
-        "weights_sha256": row.weights_sha256,
-        "priority": row.priority,
-        "suspicion": row.suspicion,
-        "operating_points": row.operating_points,
-        "subtypes": row.subtypes,
-        "caveats": row.caveats,
-        "input_features": row.input_features or {},
-        "unlike_training": row.unlike_training,
-        "timeline": row.timeline,
-        "read_at": _iso(row.read_at),
-        "superseded": row.superseded,
-        "slices": [{**found, "frame_number": found.get("frame_number")} for found in row.slices],
-        "objects": [
-            {"kind": kind, "sop_instance_uid": uid, "purged_at": _iso(purged_at)}
-            for kind, uid, purged_at in objects
-        ],
-        "deliveries": _deliveries(session, row.id),
-    }
-
-
-def _deliveries(session: Session, reading_id: int) -> list[dict[str, Any]]:
-    rows = session.scalars(
-        select(OutboxRow)
-        .join(ResultObjectRow, ResultObjectRow.sop_instance_uid == OutboxRow.sop_instance_uid)
-        .where(ResultObjectRow.reading_id == reading_id)
-        .order_by(OutboxRow.id)
-    )
-    return [
-        {
-            "sop_instance_uid": row.sop_instance_uid,
-            "destination": row.destination,
-            "state": row.state,
-            "attempts": row.attempts,
-            "sent_at": _iso(row.sent_at),
-            "delivered_at": _iso(row.delivered_at),
-            "note": row.note,
-        }
-        for row in rows
-    ]
-
-
-def _history(session: Session, study_instance_uid: str) -> list[dict[str, Any]]:
-    rows = session.scalars(
-        select(AuditRow).where(AuditRow.study_instance_uid == study_instance_uid).order_by(AuditRow.id)
-    )
-    return [
-        {
-            "at": _iso(row.at),
-            "actor": row.actor,
-            "action": row.action,
-            "state": row.state,
-            "priority": row.priority,
-            "why": row.why,
-        }
-        for row in rows
-    ]
+def _iso(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat(timespec="milliseconds")

@@ -14,6 +14,7 @@ from ich_node.receive.arrival import Arrival
 from ich_node.receive.command_set import (
     C_CANCEL_RQ,
     C_ECHO_RQ,
+    C_FIND_RQ,
     C_STORE_RQ,
     N_ACTION_RQ,
     N_EVENT_REPORT_RQ,
@@ -50,6 +51,14 @@ class Sink(Protocol):
 
     def end_store(self, command: CommandSet, context_id: int, arrival: Arrival) -> None:
         """Its data set is complete: answer."""
+        ...
+
+    def finds_over(self, context_id: int) -> bool:
+        """Whether a presentation context was accepted for questions about the worklist."""
+        ...
+
+    def cancel_find(self) -> None:
+        """The question that is being answered is to be answered no further."""
         ...
 
     def hand_on(self, context_id: int, value: bytes) -> None:
@@ -174,14 +183,20 @@ class MessageReader:
             self._arrival = self._sink.begin_store(command, self._context_id)
             if not command.has_data_set:
                 self._end_store()
-        elif field in (C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RSP) or _is_commitment_report(command):
+        elif (
+            field in (C_ECHO_RQ, N_ACTION_RQ, N_EVENT_REPORT_RSP)
+            or _is_commitment_report(command)
+            or (field == C_FIND_RQ and self._sink.finds_over(self._context_id))
+        ):
             self._other_bytes = 0 if command.has_data_set else None
             if field == N_EVENT_REPORT_RSP:
                 encoded = without_message_id(encoded)
             self._sink.hand_on(self._context_id, bytes([_IS_COMMAND | _IS_LAST]) + encoded)
         elif field & RESPONSE_BIT:
             raise ProtocolViolation("a response comes that nothing was asked for")
-        elif field != C_CANCEL_RQ:  # of what is answered here nothing lasts long enough to be cancelled
+        elif field == C_CANCEL_RQ:
+            self._sink.cancel_find()
+        else:
             if command.has_data_set:
                 raise ProtocolViolation("a request comes for a service that was not agreed upon")
             self._sink.send(response_pdu(command, self._context_id, UNRECOGNIZED_OPERATION))

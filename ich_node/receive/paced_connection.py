@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import select
 import socket
+import ssl
 import struct
 import time
 
@@ -100,6 +102,16 @@ class PacedConnection:
             self._end += read
             self._check_pace(read)
         return self._buffer[self._start : self._end]
+
+    def has_more(self) -> bool:
+        """Whether something has come that was not `taken`; waits for nothing."""
+        if self._end > self._start:
+            return True
+        if isinstance(self._connection, ssl.SSLSocket) and self._connection.pending():
+            return True
+        poll = select.poll()  # select() fails for descriptors above 1023
+        poll.register(self._connection, select.POLLIN)
+        return bool(poll.poll(0))
 
     def taken(self, count: int) -> None:
         """Of what `need` gave, so many bytes at the beginning are dealt with."""

@@ -25,6 +25,8 @@ from ich_node.receive.receiving_process import OVER_TLS, PLAIN, KeepOut, ScpOpti
 from ich_node.receive.register import AssociationRegister
 from ich_node.receive.spool import Spool
 from ich_node.receive.tls import ServerIdentity
+from ich_node.receive.worklist_find import LookUp
+from ich_node.receive.worklist_line import answer_questions
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class ReceivingProcesses:
     on_loss
         Called when a process has died: what it stored last may not have been handed on, so that
         `ich_node.receive.received.rebuild` is due.
+    worklist
+        Finds what is asked for by C-FIND, in one thread for each process; without it nobody may ask.
     """
 
     def __init__(
@@ -67,8 +71,10 @@ class ReceivingProcesses:
         processes: int,
         on_handed_on: Callable[[HandedOn], None],
         on_loss: Callable[[], None],
+        worklist: LookUp | None = None,
     ) -> None:
-        self._options = options
+        self._options = replace(options, serves_worklist=worklist is not None)
+        self._worklist = worklist
         self._endpoints = tuple(endpoints)
         self._on_handed_on = on_handed_on
         self._on_loss = on_loss
@@ -241,7 +247,17 @@ class _Child:
 
     def _live(self) -> None:
         """Start a process and pass on what it says, until it has ended."""
-        channel, process = self._spawn()
+        channel, questions, process = self._spawn()
+        worklist = self._owner._worklist
+        if worklist is None:
+            questions.close()
+        else:
+            threading.Thread(
+                target=answer_questions,
+                args=(questions, worklist),
+                name=f"{self._name}-worklist",
+                daemon=True,
+            ).start()
         said = self._said = queue.Queue(_WAITING_LISTS)
         listener = threading.Thread(target=self._obey, args=(said,), name=f"{self._name}-rows", daemon=True)
         listener.start()
@@ -289,21 +305,23 @@ class _Child:
             log_without_values(_LOG, "what was received was not handed on", error)
             self._owner._on_loss()
 
-    def _spawn(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+    def _spawn(self) -> tuple[Connection, Connection, subprocess.Popen[bytes]]:
         ours, theirs = socket.socketpair()
+        answering, asking = socket.socketpair()
         # Of packets, so that a connection never arrives without its descriptor.
         giving, taking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         giving.setblocking(False)
         register = self._owner._register.descriptor
-        with theirs, taking:
+        with theirs, taking, asking:
+            descriptors = (theirs.fileno(), taking.fileno(), register, asking.fileno())
             process = subprocess.Popen(
                 [
                     sys.executable,
                     "-m",
                     "ich_node.receive.receiving_process",
-                    *(str(fd) for fd in (theirs.fileno(), taking.fileno(), register)),
+                    *(str(fd) for fd in descriptors),
                 ],
-                pass_fds=(theirs.fileno(), taking.fileno(), register),
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
             )
         channel = Connection(ours.detach())
@@ -317,7 +335,7 @@ class _Child:
                 pass
         if self._owner._stopping.is_set():  # since the thread last looked
             self.end()
-        return channel, process
+        return channel, Connection(answering.detach()), process
 
 
 def _abandoned(association_id: str, last: ReceivedInstance) -> AssociationSummary:

@@ -15,6 +15,7 @@ from ich_node.receive.received import AssociationSummary, ReceivedInstance
 from ich_node.receive.scp import StorageScp
 from ich_node.receive.spool import Spool
 from ich_node.receive.tls import ServerIdentity
+from ich_node.receive.worklist_find import LookUp
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Receiver:
         tls: ServerIdentity | None = None,
         commitment: CommitmentDesk | None = None,
         results: CommitmentResults | None = None,
+        worklist: LookUp | None = None,
     ) -> None:
         self._ae_title = ae_title
         self._spool = spool
@@ -66,6 +68,7 @@ class Receiver:
             tls=tls,
             commitment=commitment,
             results=results,
+            worklist=worklist,
         )
         self._listener: Listener | None = None
 

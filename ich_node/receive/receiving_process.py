@@ -1,4 +1,4 @@
-"""One of the processes that receive: ``python -m ich_node.receive.receiving_process`` with three descriptors.
+"""One of the processes that receive: ``python -m ich_node.receive.receiving_process`` with four descriptors.
 
 It gets its connections from `ich_node.receive.processes.ReceivingProcesses`, which listens, and hands back
 what it stored. It ends when that process does.
@@ -32,6 +32,7 @@ from ich_node.receive.register import AssociationRegister
 from ich_node.receive.scp import StorageScp
 from ich_node.receive.spool import Spool
 from ich_node.receive.tls import ServerIdentity, TlsFiles, client_context
+from ich_node.receive.worklist_line import WorklistLine
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class ScpOptions:
     min_free_bytes: int = 0
     """Below that, objects are refused."""
     tls: TlsFiles | None = None
+    serves_worklist: bool = False
+    """Whether the listening process answers questions about the worklist."""
     log_level: int = logging.INFO
 
     def scp(self, register: AssociationRegister | None = None, **callbacks: Any) -> tuple[StorageScp, Gate]:
@@ -155,17 +158,23 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _die_with_parent()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # it has died already
-        _serve(Connection(int(arguments[0])), int(arguments[1]), int(arguments[2]))
+        channel, questions = Connection(int(arguments[0])), Connection(int(arguments[3]))
+        _serve(channel, int(arguments[1]), int(arguments[2]), questions)
 
 
-def _serve(channel: Connection, connections_descriptor: int, register_descriptor: int) -> None:
+def _serve(
+    channel: Connection, connections_descriptor: int, register_descriptor: int, questions: Connection
+) -> None:
     options: ScpOptions = channel.recv()
     logging.basicConfig(
         level=options.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     messages = Messages(channel)
     register = AssociationRegister(options.limits, register_descriptor)
-    scp, gate = options.scp(register, on_instance=messages.send, on_association_end=messages.send)
+    worklist = WorklistLine(questions).look_up if options.serves_worklist else None
+    scp, gate = options.scp(
+        register, on_instance=messages.send, on_association_end=messages.send, worklist=worklist
+    )
     reporter = options.reporter(scp)
     reporter.start()
     threading.Thread(target=_obey, args=(channel, gate), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The service class provider for storage, verification and storage commitment.
+"""The service class provider for storage, verification, storage commitment and the worklist.
 
 Success is answered when the object is durable in the spool. The spool alone is the truth: an object is
 handed on after its answer, and where that fails `ich_node.receive.received.rebuild` mends it.
@@ -38,6 +38,9 @@ from ich_node.receive.register import AssociationRegister
 from ich_node.receive.spool import Spool, SpoolWriter
 from ich_node.receive.tls import ServerIdentity, TlsRefused, certificate_carries, handshake
 from ich_node.receive.upper_layer import StorageAssociation, application_entity, configure_pynetdicom
+from ich_node.receive.worklist_association import WorklistAnswers
+from ich_node.receive.worklist_find import SOP_CLASS_UID as WORKLIST_SOP_CLASS_UID
+from ich_node.receive.worklist_find import LookUp
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ class StorageScp:
         Takes storage commitment requests; without it the SOP class is not accepted.
     results
         Keep what a PACS reports on this node's own requests. Only with ``commitment``.
+    worklist
+        Finds what is asked for by C-FIND; without it the SOP class is not accepted.
     """
 
     def __init__(
@@ -125,6 +130,7 @@ class StorageScp:
         tls: ServerIdentity | None = None,
         commitment: CommitmentDesk | None = None,
         results: CommitmentResults | None = None,
+        worklist: LookUp | None = None,
     ) -> None:
         configure_pynetdicom()
         self._limits = limits or Limits()
@@ -137,6 +143,7 @@ class StorageScp:
         self._tls = tls
         self.commitment = CommitmentProvider(commitment) if commitment else None
         self._reports = ReportReception(results) if results else None
+        self._worklist = WorklistAnswers(worklist, anyone_may_call=not peers) if worklist else None
         self._entity = self._application_entity(ae_title)
         self._contexts = self._entity.supported_contexts
         self._open: dict[StorageAssociation, _Open] = {}
@@ -310,6 +317,8 @@ class StorageScp:
             handlers.append((evt.EVT_N_ACTION, self.commitment.handle_n_action))
         if self._reports is not None:
             handlers.append((evt.EVT_N_EVENT_REPORT, self._reports.handle))
+        if self._worklist is not None:
+            handlers.append((evt.EVT_C_FIND, self._worklist.handle))
         association = StorageAssociation(
             self._entity,
             connection,
@@ -331,6 +340,8 @@ class StorageScp:
             # Both roles: a PACS that calls to report on this node's requests is the provider.
             both = None if self._reports is None else True
             entity.add_supported_context(COMMITMENT_SOP_CLASS_UID, list(UNCOMPRESSED), both, both)
+        if self._worklist is not None:
+            entity.add_supported_context(WORKLIST_SOP_CLASS_UID, list(UNCOMPRESSED))
         for uid in STORAGE_SOP_CLASS_UIDS:
             entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
         return entity

@@ -24,7 +24,7 @@ from pydicom import config as pydicom_config
 from pynetdicom import AE, _config
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
+from pynetdicom.dimse_primitives import C_FIND, N_ACTION, N_EVENT_REPORT
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import P_DATA
@@ -60,6 +60,7 @@ from ich_node.receive.received import log_without_values
 from ich_node.receive.requestor import RequestingEntity
 from ich_node.receive.service import StoreService
 from ich_node.receive.spool import IMPLEMENTATION_VERSION_NAME
+from ich_node.receive.worklist_find import SOP_CLASS_UID as WORKLIST_FIND
 
 _LOG = logging.getLogger(__name__)
 
@@ -255,6 +256,7 @@ class StorageAssociation(Association):
         self._service = service
         self.connection = connection
         self.is_interrupted = False
+        self.find_is_canceled = False
         self._messages = MessageReader(limits, self)
         self._socket = _Socket(self, connection, limits)
         self.set_socket(self._socket)
@@ -323,6 +325,23 @@ class StorageAssociation(Association):
         self.send(response_pdu(command, context_id, status, comment))
         self._service.after_store(self)
 
+    def finds_over(self, context_id: int) -> bool:
+        """Whether a presentation context was accepted for questions about the worklist."""
+        context = self._accepted_cx.get(context_id)
+        return context is not None and context.abstract_syntax == WORKLIST_FIND
+
+    def cancel_find(self) -> None:
+        """Answer no further: one question is open at a time, and what comes is in order."""
+        self.find_is_canceled = True
+
+    def looks_on(self) -> bool:
+        """Take what has come while a question is being answered; false where no more answers are wanted."""
+        while self._is_in_transfer() and self._socket.paced.has_more():
+            self.dul.step(self.limits.network_timeout_s)
+        if not self._is_in_transfer():
+            self.is_established = False  # upstream then sends no last answer
+        return self.is_established and not self.find_is_canceled
+
     def hand_on(self, context_id: int, value: bytes) -> None:
         """Put a message together; upstream serves an N-EVENT-REPORT request in a thread of its own."""
         primitive = P_DATA()
@@ -339,6 +358,9 @@ class StorageAssociation(Association):
     def send(self, pdu: bytes) -> None:
         """Send a PDU past the state machine, which it does not concern."""
         self._socket.send(pdu)
+
+    def _is_in_transfer(self) -> bool:
+        return bool(self.dul.state_machine.current_state == IN_TRANSFER) and not self._kill
 
     def _run_reactor(self) -> None:
         """Serve the association until it ends; upstream looks every millisecond whether something came."""
@@ -364,6 +386,7 @@ class StorageAssociation(Association):
         if message.is_valid_request and not _names_its_service(message):
             self._abort_because("a request names the SOP class of another service")
         elif message.is_valid_request:
+            self.find_is_canceled = False
             self._serve_request(message, context_id)
             self._service.after_request(self)
         elif message.is_valid_response:
@@ -432,6 +455,8 @@ def _names_its_service(request: Any) -> bool:
         return bool(request.RequestedSOPClassUID == StorageCommitmentPushModel)
     if isinstance(request, N_EVENT_REPORT):
         return bool(request.AffectedSOPClassUID == StorageCommitmentPushModel)
+    if isinstance(request, C_FIND):
+        return bool(request.AffectedSOPClassUID == WORKLIST_FIND)
     return bool(request.AffectedSOPClassUID == Verification)
 
 

@@ -16,11 +16,20 @@ from ich_node.errors import ConfigurationError, TransientError
 from ich_node.receive.free_space import FreeSpace
 from ich_node.receive.stow import StoreDesk
 from ich_node.settings import Settings
+from ich_node.web.api_routes import ApiRoutes
+from ich_node.web.dicomweb_routes import DicomwebRoutes
+from ich_node.web.login_routes import LoginRoutes
 from ich_node.web.operations_routes import OperationsRoutes
+from ich_node.web.recent_views import RecentViews
+from ich_node.web.review_routes import ReviewRoutes
 from ich_node.web.security import SECURITY_HEADERS, Guard
+from ich_node.web.sessions import Admission
 from ich_node.web.site import Site
+from ich_node.web.slice_routes import SliceRoutes
 from ich_node.web.stow import StoreRoute
 from ich_node.web.study_routes import StudyRoutes
+from ich_node.web.ups_events import UpsEvents
+from ich_node.web.ups_routes import UpsRoutes
 from ich_node.web.worklist_routes import WorklistRoutes
 
 logger = logging.getLogger(__name__)
@@ -49,7 +58,9 @@ class _Faults:
         """Words for a request that cannot be served."""
         assert isinstance(error, HTTPException)
         words = error.detail if error.detail != "Not Found" else "There is no such page."
-        return self._fault(request, error.status_code, words)
+        response = self._fault(request, error.status_code, words)
+        response.headers.update(error.headers or {})
+        return response
 
     async def database_away(self, request: Request, error: Exception) -> Response:
         """Words for a database that does not answer now."""
@@ -96,9 +107,20 @@ def create_app(
     """
     site = Site(settings, database, store_desk=store_desk, free_space=free_space)
     app = FastAPI(title="ich_node", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard)
-    for routes in (WorklistRoutes(site), StudyRoutes(site), OperationsRoutes(site)):
+    app.add_middleware(Admission, site=site)
+    app.add_middleware(Guard, web=settings.web)  # outside of the other
+    worklist = WorklistRoutes(site)
+    app.state.changes = worklist.changes
+    views = RecentViews()
+    study = StudyRoutes(site, views, settings.viewer)
+    for routes in (LoginRoutes(site), worklist, study, OperationsRoutes(site)):
         app.include_router(routes.router())
+    app.include_router(SliceRoutes(site, views).router())
+    app.include_router(ReviewRoutes(site).router())
+    app.include_router(ApiRoutes(site).router())
+    app.include_router(DicomwebRoutes(site).router())
+    app.include_router(UpsRoutes(site).router())
+    app.include_router(UpsEvents(site).router())
     if store_desk is not None:
         store = StoreRoute(store_desk).store
         for path in ("/dicom-web/studies", "/dicom-web/studies/{study_instance_uid}"):

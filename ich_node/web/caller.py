@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fastapi import Request
+from starlette.requests import HTTPConnection
 
 
 class Role(StrEnum):
     """What somebody may do; each may do what those before it may."""
 
+    MACHINE = "machine"
+    """Send images by STOW-RS and read the metrics; see no study. For tokens only."""
     VIEWER = "viewer"
     """Look at the worklist, studies and results."""
     RADIOLOGIST = "radiologist"
     """Say that a study was seen, agree or disagree, have it read again, perform workitems."""
     ADMIN = "admin"
-    """See operations, deliveries and metrics, manage users and tokens."""
+    """See operations and deliveries."""
 
     def covers(self, needed: Role) -> bool:
         """Whether this role may do what ``needed`` may."""
@@ -36,7 +38,12 @@ class Caller:
     """That a form or script of our pages sends back; empty where there is no session in a cookie."""
 
 
-def caller_of(request: Request) -> Caller:
+def nobody(source: str) -> Caller:
+    """Whoever was not let in, for the record."""
+    return Caller(name="", role=Role.MACHINE, source=source)
+
+
+def caller_of(request: HTTPConnection) -> Caller:
     """Who sends a request, as the middleware has found out."""
     caller = request.state.caller
     assert isinstance(caller, Caller)

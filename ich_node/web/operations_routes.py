@@ -1,17 +1,21 @@
-"""For who keeps the node running: what did not reach its destination, health for probes, metrics for monitors."""
+"""For who keeps the node running: how it does, what did not reach its destination, health and metrics."""
 
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from ich_node.database import outbox
 from ich_node.errors import ConfigurationError
+from ich_node.web.caller import Role, caller_of
+from ich_node.web.clock import now
 from ich_node.web.deliveries_page import delivery_lines
+from ich_node.web.drift_watch import DriftWatch
 from ich_node.web.metrics import NodeMetrics
+from ich_node.web.operations_page import HEIGHT, WIDTH, operations_page
 from ich_node.web.site import Site
 
 logger = logging.getLogger(__name__)
@@ -21,17 +25,19 @@ LINES = 200
 
 
 class OperationsRoutes:
-    """Deliveries, health and metrics."""
+    """The operations page, deliveries, health and metrics."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         destinations = [pacs.name for pacs in site.settings.pacs]
         self._metrics = NodeMetrics(site.database, site.free_space, destinations)
+        self.drift = DriftWatch(site.database)
 
     def router(self) -> APIRouter:
         """Addresses for who keeps the node running."""
         router = APIRouter()
         for path, endpoint in (
+            ("/operations", self.operations),
             ("/deliveries", self.deliveries),
             ("/health/live", self.live),
             ("/health/ready", self.ready),
@@ -40,11 +46,31 @@ class OperationsRoutes:
             router.add_api_route(path, endpoint, methods=["GET", "HEAD"])
         return router
 
+    def operations(self, request: Request) -> Response:
+        """How the node does."""
+        _require_admin(request)
+        settings = self._site.settings
+        revision, _ = self._site.database.revision()
+        with self._site.database.reading() as session:
+            page = operations_page(
+                session,
+                now=now(),
+                revision=str(revision),
+                bundles=settings.model.bundles,
+                destinations=[each.name for each in (*settings.pacs, *settings.notified)],
+                free_space=self._site.free_space,
+                drifts=self.drift.latest(),
+            )
+        return self._site.render(
+            request, "operations.html", page=page, chart_width=WIDTH, chart_height=HEIGHT
+        )
+
     def deliveries(self, request: Request) -> Response:
         """What did not reach its destination at once, for who has to mend that."""
+        _require_admin(request)
         with self._site.database.reading() as session:
             failed = outbox.deliveries(session, failed=True, limit=LINES + 1)
-        lines = delivery_lines(failed[:LINES], now=datetime.now(UTC))
+        lines = delivery_lines(failed[:LINES], now=now())
         return self._site.render(request, "deliveries.html", lines=lines, is_cut=len(failed) > LINES)
 
     def live(self) -> Response:
@@ -77,3 +103,8 @@ class OperationsRoutes:
         if self._site.free_space is None:
             return {}
         return {"disk": "low" if self._site.free_space.is_low() else "ok"}
+
+
+def _require_admin(request: Request) -> None:
+    if not caller_of(request).role.covers(Role.ADMIN):
+        raise HTTPException(403, "This page is for administrators of the node.")

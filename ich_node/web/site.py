@@ -10,14 +10,15 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
-from ich_node.database.access import AccessAction, record_access
+from ich_node.database.access import Access, AccessAction, AccessLog
 from ich_node.database.engine import Database
 from ich_node.receive.free_space import FreeSpace
 from ich_node.receive.stow import StoreDesk
 from ich_node.settings import Settings
 from ich_node.web import display
-from ich_node.web.caller import Role, caller_of
+from ich_node.web.caller import Caller, Role, caller_of
 from ich_node.web.wording import DISCLAIMER
 
 _UID = re.compile(r"[0-9.]{1,64}")
@@ -50,6 +51,7 @@ class Site:
         self.database = database
         self.store_desk = store_desk
         self.free_space = free_space
+        self._access_log = AccessLog(database, export=bool(settings.web.audit.host))
         self._templates = Environment(
             loader=PackageLoader("ich_node.web"),
             autoescape=True,
@@ -71,25 +73,32 @@ class Site:
 
     def record(
         self,
-        request: Request,
+        request: HTTPConnection,
         action: AccessAction,
         study_instance_uid: str | None = None,
         *,
         detail: str | None = None,
+        refused: bool = False,
+        caller: Caller | None = None,
     ) -> None:
-        """Write down that the caller did something."""
-        caller = caller_of(request)
-        with self.database.writing() as session:
-            record_access(
-                session,
+        """Write down that the caller did something, or tried to.
+
+        A database that cannot be written keeps no page from who reads it: what could not be written is kept in
+        memory and written with the next access that can.
+        """
+        who = caller or caller_of(request)
+        self._access_log.add(
+            Access(
                 at=datetime.now(UTC),
-                caller=caller.name,
-                role=caller.role,
-                source=caller.source,
+                caller=who.name or "unknown",
+                role=who.role if who.name else "",
+                source=who.source,
                 action=action,
                 study_instance_uid=study_instance_uid,
+                refused=refused,
                 detail=detail,
             )
+        )
 
 
 def require_uid(text: str) -> None:

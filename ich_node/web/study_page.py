@@ -11,6 +11,7 @@ from typing import Any
 
 from ich_node.errors import REASON_WORDS
 from ich_node.findings import IchSubtype, Priority
+from ich_node.viewer_settings import viewer_url
 from ich_node.web import display
 from ich_node.web.pictures import PictureSource
 from ich_node.web.slice_profile import SliceProfile, slice_profile
@@ -25,6 +26,8 @@ class Picture:
     sop_instance_uid: str
     caption: str
     short_caption: str
+    slice_index: int | None = None
+    """From below, counted from 0; ``None`` where it shows no single slice that was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ class StudyPage:
     weights_sha256: str
     sr_sop_instance_uid: str
     audit: tuple[AuditLine, ...]
+    viewer_url: str
+    """Of the study in the site's own viewer; empty: none is set."""
     version: str
     """Changes when anything on the page does."""
 
@@ -118,6 +123,7 @@ def study_page(
     picture_sources: Mapping[str, PictureSource | None],
     *,
     now: datetime,
+    viewer_template: str = "",
 ) -> StudyPage:
     """Put a study into words.
 
@@ -129,6 +135,8 @@ def study_page(
         The study as ``study_report`` gives it.
     picture_sources
         By SOP Instance UID, what a result object was drawn from.
+    viewer_template
+        ``viewer.url_template``.
     """
     leading = _leading(row, report["readings"])
     numbers = {s["series_instance_uid"]: _series_name(s) for s in report["series"]}
@@ -147,6 +155,7 @@ def study_page(
         weights_sha256=display.plain_text(leading["weights_sha256"]) if leading else "",
         sr_sop_instance_uid=_report_here(leading) if leading else "",
         audit=tuple(_audit(entry) for entry in reversed(report["history"])),
+        viewer_url=_viewer_url(viewer_template, row, leading),
         version=study_version(row, report),
     )
 
@@ -155,6 +164,16 @@ def study_version(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Return a short hash that changes when anything about the study does."""
     text = json.dumps([row, report], sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def _viewer_url(template: str, row: Mapping[str, Any], leading: Mapping[str, Any] | None) -> str:
+    values = {
+        "study_instance_uid": row["study_instance_uid"],
+        "accession_number": row["accession_number"] or "",
+        "patient_id": row["patient_id"] or "",
+        "series_instance_uid": leading["series_instance_uid"] if leading else "",
+    }
+    return viewer_url(template, values) or ""
 
 
 def _leading(row: Mapping[str, Any], readings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -196,6 +215,7 @@ def _picture(
         sop_instance_uid=uid,
         caption=f"Slice {index + 1} of {len(slices)} from below, {percent}",
         short_caption=f"Slice {index + 1} · {percent}",
+        slice_index=index,
     )
 
 

@@ -12,12 +12,18 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from ich_node.database.access import AccessAction
+from ich_node.database.reviews import reviews_of
+from ich_node.database.slices import count_present, read_series_of
 from ich_node.database.worklist import result_file, result_files, study_report, worklist_row
 from ich_node.errors import StudyRejected
+from ich_node.viewer_settings import ViewerSettings
 from ich_node.web import display
+from ich_node.web.caller import caller_of
 from ich_node.web.pictures import picture_source, sc_to_png
+from ich_node.web.recent_views import RecentViews
 from ich_node.web.site import Site, require_uid
 from ich_node.web.study_page import study_page, study_version
+from ich_node.web.study_reviews import study_reviews
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +34,20 @@ _ResultFiles = list[tuple[str, str, str]]
 
 
 class StudyRoutes:
-    """One study and its result objects."""
+    """One study and its result objects.
 
-    def __init__(self, site: Site) -> None:
+    Parameters
+    ----------
+    views
+        Of whom the access log knows that they look at a study now.
+    viewer
+        The site's own viewer.
+    """
+
+    def __init__(self, site: Site, views: RecentViews, viewer: ViewerSettings) -> None:
         self._site = site
+        self._views = views
+        self._viewer = viewer
         self._results_dir = site.settings.results_dir
 
     def router(self) -> APIRouter:
@@ -49,10 +65,25 @@ class StudyRoutes:
     def page(self, request: Request, study_instance_uid: str) -> Response:
         """One study with its overlays."""
         row, report, files = self._study(study_instance_uid)
+        with self._site.database.reading() as session:
+            series = read_series_of(session, study_instance_uid)
+            present = count_present(session, series) if series is not None else 0
+            said = reviews_of(session, study_instance_uid)
         sources = {uid: picture_source(self._results_dir / name) for kind, uid, name in files if kind == "SC"}
-        page = study_page(row, report, sources, now=datetime.now(UTC))
+        page = study_page(
+            row, report, sources, now=datetime.now(UTC), viewer_template=self._viewer.url_template
+        )
+        caller = caller_of(request)
         self._site.record(request, AccessAction.VIEW, study_instance_uid)
-        return self._site.render(request, "study.html", page=page)
+        self._views.is_new(caller, study_instance_uid)  # slices and pictures belong to this look
+        return self._site.render(
+            request,
+            "study.html",
+            page=page,
+            reviews=study_reviews(said, report, series.reading_id if series else None, caller),
+            has_slices=present > 0,
+            slices_gone=series is not None and present == 0,
+        )
 
     def version(self, study_instance_uid: str) -> Response:
         """Whether an open study page still shows what is known."""
@@ -60,9 +91,11 @@ class StudyRoutes:
         version = study_version(row, report)
         return JSONResponse({"version": version, "shown_at": display.local_time(datetime.now(UTC))})
 
-    def picture(self, sop_instance_uid: str) -> Response:
+    def picture(self, request: Request, sop_instance_uid: str) -> Response:
         """A Secondary Capture as PNG."""
-        path, _ = self._result(sop_instance_uid, kinds=("SC",))
+        path, study_instance_uid = self._result(sop_instance_uid, kinds=("SC",))
+        if self._views.is_new(caller_of(request), study_instance_uid):
+            self._site.record(request, AccessAction.VIEW, study_instance_uid, detail="pictures")
         try:
             return Response(sc_to_png(path), media_type="image/png", headers=IMMUTABLE)
         except FileNotFoundError:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ich_node.findings import Priority, StudyState
 from ich_node.web import display
-from ich_node.web.wording import PRIORITY, Standing, standing
+from ich_node.web.wording import PRIORITY, STATE, Standing, standing
+from ich_node.web.worklist_filter import WorklistFilter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class WorklistLine:
     accession_number: str
     study_date: str
     study_time: str
+    station: str
     received_at: str
     received_clock: str
     age: str
@@ -44,6 +46,48 @@ class Tally:
     priority: str
     words: str
     count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One value that the list can be filtered by."""
+
+    value: str
+    words: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterChoices:
+    """What the list can be filtered by, as the form shows it."""
+
+    priorities: tuple[Choice, ...]
+    states: tuple[Choice, ...]
+    within: tuple[Choice, ...]
+    stations: tuple[str, ...]
+    """Those of the list, which the form suggests."""
+
+
+_WITHIN_WORDS = {"": "any time", "1h": "1 hour", "8h": "8 hours", "24h": "24 hours", "7d": "7 days"}
+
+
+def filter_choices(wanted: WorklistFilter, rows: Sequence[Mapping[str, Any]]) -> FilterChoices:
+    """What the list of these rows can be filtered by."""
+    stations = {display.plain_text(row["modality_ae_title"]) for row in rows} - {""}
+    return FilterChoices(
+        priorities=tuple(
+            Choice(value=p, words=PRIORITY[p], is_chosen=p in wanted.priorities) for p in Priority
+        ),
+        states=(
+            Choice(value="", words="any", is_chosen=not wanted.states),
+            *(Choice(value=s, words=STATE[s], is_chosen=s in wanted.states) for s in StudyState),
+        ),
+        within=tuple(
+            Choice(value=value, words=words, is_chosen=value == wanted.within)
+            for value, words in _WITHIN_WORDS.items()
+        ),
+        stations=tuple(sorted(stations)),
+    )
 
 
 def worklist_lines(rows: Sequence[Mapping[str, Any]], *, now: datetime) -> list[WorklistLine]:
@@ -76,6 +120,7 @@ def _line(row: Mapping[str, Any], now: datetime) -> WorklistLine:
         accession_number=display.plain_text(row["accession_number"]),
         study_date=display.dicom_date(row["study_date"]),
         study_time=display.dicom_time(row["study_time"]),
+        station=display.plain_text(row["modality_ae_title"]),
         received_at=row["received_at"],
         received_clock=f"{received_date} {received_clock}".strip(),
         age=display.age(row["received_at"], now=now),

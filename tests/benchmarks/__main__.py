@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import read_study, receive, report_objects
+from tests.benchmarks import read_study, receive, report_objects, worklist
 
-for benchmark in (read_study, report_objects, receive):
+for benchmark in (read_study, report_objects, receive, worklist):
     print(benchmark.__doc__)
     benchmark.run()

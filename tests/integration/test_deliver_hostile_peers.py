@@ -22,7 +22,9 @@ from ich_node.deliver.query import Presence, StoredObject, stored
 from ich_node.deliver.scu import DeliveryResult, Destination, Timeouts
 from ich_node.deliver.stow import send
 from ich_node.deliver.web_client import WebDestination
-from ich_node.notify import MailRelay, NoticeResult, mail, send_mail
+from ich_node.notify import mail
+from ich_node.notify.mail import MailRelay, send_mail
+from ich_node.notify.outcome import NoticeResult
 from ich_node.receive.commitment_results import CommitmentResults
 from ich_node.receive.upper_layer import configure_pynetdicom
 from tests.integration.test_notify import dribble, server_of

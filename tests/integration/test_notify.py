@@ -26,24 +26,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword, Session
 
 from ich_node.client_tls import ClientTls
-from ich_node.notify import (
-    Disclosure,
-    Hl7Header,
-    MailRelay,
-    MllpDestination,
-    MllpTimeouts,
-    Notice,
-    NoticeOutcome,
-    NoticeResult,
-    WebhookEndpoint,
-    mail_message,
-    message_control_id,
-    notice_from_json,
-    oru_r01,
-    post_notice,
-    send_mail,
-    send_oru,
-)
+from ich_node.notify.hl7 import Hl7Header, message_control_id, oru_r01
+from ich_node.notify.mail import MailRelay, mail_message, send_mail
+from ich_node.notify.mllp import MllpDestination, MllpTimeouts, send_oru
+from ich_node.notify.notice import Disclosure, Notice, notice_from_json
+from ich_node.notify.outcome import NoticeOutcome, NoticeResult
+from ich_node.notify.webhook import WebhookEndpoint, post_notice
 from tests.notice_builders import IDENTIFYING, KEY, not_read, notice
 
 HOST = "localhost"

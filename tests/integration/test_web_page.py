@@ -2,137 +2,57 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 
-from ich_node.database.engine import Database
-from ich_node.web import create_app
-from tests.stored_studies import StoredStudies
+from tests.live_site import (
+    DEADLINE_MS,
+    SIZE,
+    LiveSite,
+    ago,
+    chromium_browser,
+    live_site,
+    needs_chromium,
+    quiet_page,
+)
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright
-else:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}: apt install chromium"
-)
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SIZE = playwright.ViewportSize(width=1366, height=768)
-NOW = datetime.now(UTC)
-DEADLINE_MS = 20_000
-
-
-def ago(minutes: float) -> datetime:
-    return NOW - timedelta(minutes=minutes)
-
-
-@dataclass
-class Site:
-    """The application on a port of its own; can be stopped and started again."""
-
-    studies: StoredStudies
-    port: int = 0
-    _server: uvicorn.Server | None = field(default=None, init=False)
-    _thread: threading.Thread | None = field(default=None, init=False)
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self.port))  # listens from here on: no wait is needed
-        self.port = listener.getsockname()[1]
-        app = create_app(self.studies.settings, self.studies.database)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]})
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
-            self._thread.join(timeout=30)
-            assert not self._thread.is_alive()
-        self._server = self._thread = None
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+    with chromium_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    database = Database(f"sqlite:///{tmp_path / 'node.sqlite'}")
-    database.upgrade()
-    site = Site(studies=StoredStudies(database=database, results_dir=tmp_path / "results"))
-    site.start()
-    yield site
-    site.stop()
-    database.dispose()
+def site(tmp_path: Path) -> Iterator[LiveSite]:
+    with live_site(tmp_path) as site:
+        yield site
 
 
 @pytest.fixture
-def page(chromium: playwright.Browser, site: Site) -> Iterator[playwright.Page]:
-    """A page that must not complain and must not ask any other server."""
-    context = chromium.new_context(viewport=SIZE)
-    page = context.new_page()
-    page.set_default_timeout(DEADLINE_MS)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: complaints.append(dialog.message))
-    page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
-    page.on("request", lambda r: None if r.url.startswith(f"{site.address}/") else complaints.append(r.url))
-    yield page
-    context.close()
-    assert complaints == []
+def page(chromium: playwright.Browser, site: LiveSite) -> Iterator[playwright.Page]:
+    with quiet_page(chromium, site) as page:
+        yield page
 
 
-def add(site: Site, number: int, name: str, suspicion: float | None = 0.02) -> str:
-    uid = f"1.2.3.{number}"
-    site.studies.receive(
-        uid,
-        at=ago(60 - number),
-        patient_name=name,
-        patient_id=f"P{number}",
-        accession_number=f"ACC{number}",
-        study_date="20261121",
-        study_time="081500",
-    )
-    if suspicion is not None:
-        site.studies.read(uid, at=ago(59 - number), suspicion=suspicion)
-    return uid
-
-
-def test_a_stat_study_comes_to_the_top_by_itself(site: Site, page: playwright.Page) -> None:
+def test_a_stat_study_comes_to_the_top_by_itself(site: LiveSite, page: playwright.Page) -> None:
     for number in range(1, 6):
-        add(site, number, f"Calm{number}^X")
+        site.add(number, f"Calm{number}^X")
     page.goto(f"{site.address}/")
     page.evaluate("window.sameDocument = true")
     page.locator("#study-1\\.2\\.3\\.3 .study-link").focus()
     page.evaluate(
         "getSelection().selectAllChildren(document.querySelector('#study-1\\\\.2\\\\.3\\\\.2 .code'))"
     )
-    add(site, 9, "Meyer^Katharina", 0.97)
+    site.add(9, "Meyer^Katharina", 0.97)
     page.locator("#lines tr:first-child[data-priority=STAT]").wait_for()
     assert "Meyer, Katharina" in page.locator("#lines tr:first-child").inner_text()
     assert page.evaluate("window.sameDocument")
@@ -143,9 +63,9 @@ def test_a_stat_study_comes_to_the_top_by_itself(site: Site, page: playwright.Pa
     assert page.evaluate("String(getSelection()).trim()") == "ACC2"
 
 
-def test_a_study_that_changes_moves_and_what_is_gone_goes(site: Site, page: playwright.Page) -> None:
-    add(site, 1, "First^X", 0.9)
-    late = add(site, 2, "Late^X", None)
+def test_a_study_that_changes_moves_and_what_is_gone_goes(site: LiveSite, page: playwright.Page) -> None:
+    site.add(1, "First^X", 0.9)
+    late = site.add(2, "Late^X", None)
     page.goto(f"{site.address}/")
     line = page.locator(f'[id="study-{late}"]')
     assert "Receiving images" in line.inner_text()
@@ -154,11 +74,12 @@ def test_a_study_that_changes_moves_and_what_is_gone_goes(site: Site, page: play
     assert "55 %" in line.inner_text()
     assert page.locator("#lines tr").count() == 2
     page.evaluate("document.querySelector('#lines').append(document.createElement('tr'))")
+    site.studies.deliver(at=ago(0))  # a change like any other
     page.locator("#lines tr").nth(2).wait_for(state="detached")
 
 
-def test_a_lost_connection_is_said_and_ends(site: Site, page: playwright.Page) -> None:
-    add(site, 1, "First^X", 0.9)
+def test_a_lost_connection_is_said_and_ends(site: LiveSite, page: playwright.Page) -> None:
+    site.add(1, "First^X", 0.9)
     page.goto(f"{site.address}/")
     alarm = page.locator("#alarm")
     assert not alarm.is_visible()
@@ -172,9 +93,9 @@ def test_a_lost_connection_is_said_and_ends(site: Site, page: playwright.Page) -
     assert "Updated" in page.locator("#freshness").inner_text()
 
 
-def test_everything_by_keyboard(site: Site, page: playwright.Page) -> None:
-    add(site, 1, "First^X", 0.9)
-    uid = add(site, 2, "Second^X", 0.9)
+def test_everything_by_keyboard(site: LiveSite, page: playwright.Page) -> None:
+    site.add(1, "First^X", 0.9)
+    uid = site.add(2, "Second^X", 0.9)
     page.goto(f"{site.address}/")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
@@ -197,15 +118,15 @@ def test_everything_by_keyboard(site: Site, page: playwright.Page) -> None:
     page.wait_for_url(f"{site.address}/")
 
 
-def test_a_row_opens_its_study_by_mouse(site: Site, page: playwright.Page) -> None:
-    uid = add(site, 1, "First^X", 0.9)
+def test_a_row_opens_its_study_by_mouse(site: LiveSite, page: playwright.Page) -> None:
+    uid = site.add(1, "First^X", 0.9)
     page.goto(f"{site.address}/")
     page.locator("#lines .date").first.click()
     page.wait_for_url(f"{site.address}/studies/{uid}")
 
 
-def test_an_open_study_page_says_that_the_study_has_changed(site: Site, page: playwright.Page) -> None:
-    uid = add(site, 1, "First^X", None)
+def test_an_open_study_page_says_that_the_study_has_changed(site: LiveSite, page: playwright.Page) -> None:
+    uid = site.add(1, "First^X", None)
     page.goto(f"{site.address}/studies/{uid}")
     assert "no result" in page.locator(".score").inner_text()
     site.studies.read(uid, at=ago(1), suspicion=0.97)
@@ -215,18 +136,18 @@ def test_an_open_study_page_says_that_the_study_has_changed(site: Site, page: pl
     assert not page.locator("#changed").is_visible()
 
 
-def test_a_broken_picture_is_said_so(site: Site, page: playwright.Page) -> None:
-    uid = add(site, 1, "First^X", 0.9)
+def test_a_broken_picture_is_said_so(site: LiveSite, page: playwright.Page) -> None:
+    uid = site.add(1, "First^X", 0.9)
     for file in site.studies.results_dir.iterdir():
         file.write_bytes(b"no DICOM")
     page.goto(f"{site.address}/studies/{uid}")
     page.locator("figure.is-broken:visible").wait_for()
 
 
-def test_it_fits_the_screen_and_script_in_a_name_is_text(site: Site, page: playwright.Page) -> None:
+def test_it_fits_the_screen_and_script_in_a_name_is_text(site: LiveSite, page: playwright.Page) -> None:
     script = "<script>alert(1)</script>"
-    uid = add(site, 1, f"{script}{'Long' * 12}^Name", 0.9)
-    add(site, 2, "Plain^X", None)
+    uid = site.add(1, f"{script}{'Long' * 12}^Name", 0.9)
+    site.add(2, "Plain^X", None)
     for path in ("/", f"/studies/{uid}"):
         page.goto(f"{site.address}{path}")
         assert script in page.locator("main").inner_text()
@@ -239,8 +160,8 @@ def test_it_fits_the_screen_and_script_in_a_name_is_text(site: Site, page: playw
     assert strip["y"] + strip["height"] <= SIZE["height"]
 
 
-def test_every_control_has_a_name_and_every_table_has_headings(site: Site, page: playwright.Page) -> None:
-    uid = add(site, 1, "First^X", 0.9)
+def test_every_control_has_a_name_and_every_table_has_headings(site: LiveSite, page: playwright.Page) -> None:
+    uid = site.add(1, "First^X", 0.9)
     for path in ("/", f"/studies/{uid}"):
         page.goto(f"{site.address}{path}")
         nameless = "[...document.querySelectorAll('a, button')].filter((e) => !e.textContent.trim()).length"
@@ -252,14 +173,14 @@ def test_every_control_has_a_name_and_every_table_has_headings(site: Site, page:
         assert page.locator("html[lang=en]").count() == 1
 
 
-def test_it_works_without_script(chromium: playwright.Browser, site: Site) -> None:
-    uid = add(site, 1, "First^X", 0.9)
+def test_it_works_without_script(chromium: playwright.Browser, site: LiveSite) -> None:
+    uid = site.add(1, "First^X", 0.9)
     context = chromium.new_context(viewport=SIZE, java_script_enabled=False)
     page = context.new_page()
     page.set_default_timeout(DEADLINE_MS)
     page.goto(f"{site.address}/")
     page.get_by_role("link", name="First, X").wait_for()
-    add(site, 2, "Second^X", 0.9)
+    site.add(2, "Second^X", 0.9)
     page.get_by_role("link", name="Second, X").wait_for()  # the page reloads itself
     page.goto(f"{site.address}/studies/{uid}")
     assert page.locator(".picture:visible").count() == 2

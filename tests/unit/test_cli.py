@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
-from ich_node.cli import checks, main
+from ich_node.cli import checks, main, root
 from ich_node.database.engine import Database
 from ich_node.model.bundle import SHIPPED
 from ich_node.settings import Settings
@@ -67,8 +70,14 @@ def test_doctor_on_a_node_that_is_down_names_every_fault(
     monkeypatch.setenv("ICH_NODE_RECEIVER__PORT", "1")
     assert run("doctor", "--json") == 1
     found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
-    assert {name for name, check in found.items() if check["ok"]} == {"model", "commitment"}
-    assert "RuntimeError: out of order" in found["workers"]["found"]
+    outcomes = {name: check["outcome"] for name, check in found.items()}
+    well = {"settings", "clock", "device", "model", "commitment"}
+    assert {name for name, outcome in outcomes.items() if outcome == "OK"} == well
+    faulty = {"disk", "folders", "database", "broker", "receiver", "web", "PACS"}
+    assert {name for name, outcome in outcomes.items() if outcome == "FAIL"} == faulty
+    assert found["workers"]["found"] == "not known: the broker does not answer"
+    assert found["studies"]["found"] == "not known: the database does not answer"
+    assert all(check["mend"] for check in found.values() if check["outcome"] != "OK")
     assert not (tmp_path / "data").exists()
 
 
@@ -80,6 +89,32 @@ def test_data_dir_that_cannot_be_made_is_a_fault_of_the_settings(
     monkeypatch.setenv("ICH_NODE_DATA_DIR", str(tmp_path / "file" / "data"))
     assert run(command) == 2
     assert "data_dir: cannot make" in capsys.readouterr().err
+
+
+_PRINTS_NO_JSON = {
+    "up": "runs until it is stopped",
+    "receiver": "runs until it is stopped",
+    "worker": "runs until it is stopped",
+    "web": "runs until it is stopped",
+    "completion": "prints a script for a shell",
+}
+
+
+def commands(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix}{name} ")
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield f"{prefix}{name}", command
+
+
+def test_every_command_that_prints_prints_json() -> None:
+    without = {
+        name
+        for name, command in commands(root)
+        if not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without == _PRINTS_NO_JSON.keys()
 
 
 @pytest.mark.parametrize("arguments", [("worker",), ("worker", "--queue", "read")])
@@ -154,6 +189,11 @@ def test_reprocess_by_a_user_without_a_name(
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    studies.receive("1.2", at=datetime.now(UTC))
+    now = datetime.now(UTC)
+    studies.receive("1.2", at=now)
+    studies.read("1.2", at=now, suspicion=0.9)
     assert run("reprocess", "1.2") == 0
     assert capsys.readouterr().out == "queued 1.2\n"
+    assert run("study", "show", "1.2", "--json") == 0
+    last = json.loads(capsys.readouterr().out)["history"][-1]
+    assert last["actor"] == f"cli:{os.getuid()}"

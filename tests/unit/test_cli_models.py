@@ -45,8 +45,12 @@ def test_looking_makes_nothing(data_dir: Path, capsys: pytest.CaptureFixture[str
     assert run("list") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if SHIPPED in line)
     assert line.split()[:4] == ["reads", SHIPPED, "1.0.0", "vicar-mil"]
-    assert run("show", SHIPPED) == 0
+    assert run("show", SHIPPED, "--json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == SHIPPED
+    assert run("show", SHIPPED) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["name", SHIPPED] in lines
+    assert ["preprocessing.windows_hu", "1", "40.0,", "80.0"] in lines
     assert run("verify", SHIPPED) == 0
     assert not data_dir.exists()
 
@@ -62,6 +66,8 @@ def test_installed_bundle_is_listed_and_shown(
     assert (data_dir / "models" / "small" / "bundle.json").is_file()
     assert run("install", str(archive)) == 0
     assert "already installed" in capsys.readouterr().out
+    assert run("install", str(archive), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["unchanged"] is True
     assert run("list", "--json") == 0
     assert json.loads(capsys.readouterr().out).keys() == {SHIPPED, "small"}
 
@@ -91,6 +97,10 @@ def test_verify_goes_on_after_a_faulty_bundle(
     assert run("verify", "aa") == 1
     assert run("verify", "bb") == 1
     assert run("verify", "cc") == 0
+    capsys.readouterr()
+    assert run("verify", "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert {name for name, about in found.items() if not about["ok"]} == {"aa", "bb"}
     assert run("verify", "dd") == 2
     assert "there is no bundle 'dd'" in capsys.readouterr().err
     assert run("list", "--json") == 1

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import text
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from ich_node.database import drift, metrics, retention
 from ich_node.database import engine as engine_module
 from ich_node.database.engine import Database
 from ich_node.database.receipt import Receipt
-from ich_node.database.worklist import study_report, worklist_row
+from ich_node.database.tables import StudyRow
+from ich_node.database.worklist import study_report, worklist, worklist_row
 from ich_node.errors import ConfigurationError
 from tests.database_cases import SERIES, STUDY, Sender, at, must_claim
 
@@ -90,8 +92,75 @@ ROWS: dict[str, dict[str, Any]] = {
         "next_attempt_at": datetime(2026, 3, 1, 3, 2, tzinfo=UTC),
         "sent_at": datetime(2026, 3, 1, 3, 3, tzinfo=UTC),
     },
+    "audit": {
+        "at": datetime(2026, 3, 1, 3, 2, tzinfo=UTC),
+        "study_instance_uid": STUDY,
+        "actor": "worker",
+        "action": "read",
+        "state": "READ",
+        "priority": "STAT",
+    },
 }
 """As revision 0001 holds them."""
+LATER = datetime(2026, 4, 1, 3, tzinfo=UTC)
+WHO = {"at": LATER, "study_instance_uid": STUDY}
+ADDED: dict[str, dict[str, dict[str, Any]]] = {
+    "0002": {
+        "removal": {"id": 1, "folder": "SPOOL", "file_name": "x.dcm", "modified_ns": 1, "decided_at": LATER},
+        "chore": {"name": "purge", "started_at": LATER, "ended_at": LATER, "note": "nothing"},
+    },
+    "0003": {},
+    "0004": {
+        "notice": {"id": 1, "study_instance_uid": STUDY, "facts": "{}", "created_at": LATER},
+        "outbox": {
+            "id": 2,
+            "notice_id": 1,
+            "destination": "RIS",
+            "urgency": 0,
+            "state": "PENDING",
+            "attempts": 0,
+            "created_at": LATER,
+            "next_attempt_at": LATER,
+            "confirm_attempts": 0,
+        },
+    },
+    "0005": {
+        "access": {"id": 1, **WHO, **dict.fromkeys(("caller", "role", "source", "action", "outcome"), "x")},
+        "access_export": {"access_id": 1},
+        "review": {"id": 1, **WHO, "reviewer": "r", "verdict": "SEEN", "priority": "STAT"},
+        "web_user": {
+            **dict.fromkeys(("name", "role", "password_hash"), "x"),
+            **dict.fromkeys(("created_at", "password_changed_at"), LATER),
+        },
+        "web_session": {
+            **dict.fromkeys(("token_sha256", "user_name", "role", "origin", "csrf_token"), "x"),
+            **dict.fromkeys(("created_at", "last_seen_at", "expires_at"), LATER),
+        },
+        "api_token": {
+            **dict.fromkeys(("token_sha256", "name", "role", "created_by"), "x"),
+            "created_at": LATER,
+        },
+        "login_failure": {"id": 1, "at": LATER, "user_name": "x", "source": "x"},
+        "workitem": {
+            "sop_instance_uid": "2.25.1",
+            "study_instance_uid": STUDY,
+            "procedure_step_state": "SCHEDULED",
+            "attributes": "{}",
+            "changed_at": LATER,
+        },
+        "workitem_subscription": {
+            "id": 1,
+            "ae_title": "x",
+            "workitem_uid": "2.25.1",
+            "deletion_lock": False,
+            "filter": "{}",
+            "created_at": LATER,
+        },
+        "workitem_event": {"id": 1, **WHO, "sop_instance_uid": "2.25.1", "content": "{}"},
+    },
+}
+"""What each later revision has beside that."""
+RELEASED = ("0001", *ADDED)
 
 
 @pytest.fixture
@@ -103,19 +172,61 @@ def empty_url(tmp_path: Path) -> str:
 def old(empty_url: str) -> Iterator[Database]:
     """A database of revision 0001 with one study that is read and delivered."""
     database = Database(empty_url)
-    with database.writing() as session:
-        command.upgrade(engine_module._alembic(session.connection()), "0001")
-    with database.writing() as session:
-        sqlite = session.get_bind().dialect.name == "sqlite"
-        for table, row in ROWS.items():
-            values = {
-                k: v.replace(tzinfo=None) if sqlite and isinstance(v, datetime) else v for k, v in row.items()
-            }
-            values = {k: str(v) if sqlite and isinstance(v, datetime) else v for k, v in values.items()}
-            columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-            session.execute(text(f"INSERT INTO {table} ({columns}) VALUES ({marks})"), values)
+    bring_to(database, "0001")
+    put(database, ROWS)
     yield database
     database.dispose()
+
+
+def bring_to(database: Database, revision: str) -> None:
+    with database._upgrader.begin() as connection:
+        command.upgrade(engine_module._alembic(connection), revision)
+
+
+def put(database: Database, rows: dict[str, dict[str, Any]]) -> None:
+    with database.writing() as session:
+        sqlite = session.get_bind().dialect.name == "sqlite"
+        for table, row in rows.items():
+            values = {
+                k: str(v.replace(tzinfo=None)) if sqlite and isinstance(v, datetime) else v
+                for k, v in row.items()
+            }
+            columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+            session.execute(text(f"INSERT INTO {table} ({columns}) VALUES ({marks})"), values)
+
+
+def contents(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table."""
+    with database.reading() as session:
+        tables = sorted(set(inspect(session.connection()).get_table_names()) - {"alembic_version"})
+        return {
+            table: sorted(
+                (dict(row._mapping) for row in session.execute(text(f"SELECT * FROM {table}"))), key=str
+            )
+            for table in tables
+        }
+
+
+@pytest.mark.parametrize("revision", RELEASED)
+def test_nothing_is_lost_on_the_way_from_any_released_revision(old: Database, revision: str) -> None:
+    for step in RELEASED[1 : RELEASED.index(revision) + 1]:
+        bring_to(old, step)
+        put(old, ADDED[step])
+    before = contents(old)
+    assert all(before.values())
+    old.upgrade()
+    old.require_current()
+    after = contents(old)
+    for table, rows in before.items():
+        assert len(after[table]) == len(rows), table
+        if revision >= "0004":  # 0002 renames a column, 0004 settles what was sent long ago
+            kept = [{name: row[name] for name in rows[0]} for row in after[table]]
+            assert sorted(kept, key=str) == rows, table
+    with old.reading() as session:
+        assert session.scalars(select(StudyRow.precedence)).all() == [7]
+        assert [row["study_instance_uid"] for row in worklist(session)] == [STUDY]
+    with pytest.raises(DBAPIError, match="only ever added to"), old.writing() as session:
+        session.execute(text("UPDATE audit SET actor = 'x'"))
 
 
 def test_data_of_the_first_revision_is_there_after_the_upgrade(old: Database) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text, update
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import text as hypothesis_text
+from sqlalchemy import select, text, update
 
+from ich_node.database.audit import record_change
 from ich_node.database.engine import Database
 from ich_node.database.outbox import claim_deliveries, record_failed, record_taken
 from ich_node.database.queue import request_reprocess
@@ -18,12 +22,14 @@ from ich_node.database.worklist import (
     COLUMNS,
     find_studies,
     overdue,
+    page_end,
     result_file,
     result_files,
     state_counts,
     worklist,
     worklist_row,
 )
+from ich_node.database.worklist_order import precedence
 from ich_node.findings import Priority, StudyState
 from tests.database_cases import LEASE, STUDY, Sender, at, read_once, sqlite_database
 
@@ -227,3 +233,156 @@ def test_a_study_without_an_end_is_overdue(database: Database) -> None:
     read_once(database, Priority.ROUTINE)
     with database.reading() as session:
         assert overdue(session, before=at(900)) == 0
+
+
+def test_the_place_that_the_database_keeps_is_the_one_that_is_asked_for(database: Database) -> None:
+    for n, priority in enumerate(Priority):
+        for reviewed in (False, True):
+            study = f"1.{n}.{int(reviewed)}"
+            Sender(database=database, study=study, series=f"{study}.1").send(1)
+            stand(database, study, priority=priority, reviewed_at=at(1) if reviewed else None)
+            assert study_precedence(database, study) == precedence(priority, reviewed=reviewed)
+
+
+def stand(database: Database, study: str, **values: object) -> None:
+    """Put a study into a standing without a reading, with the audit row that belongs to it."""
+    with database.writing() as session:
+        row = session.get_one(StudyRow, study)
+        for name, value in values.items():
+            setattr(row, name, value)
+        record_change(session, row, at=at(0), actor="test", action="set")
+
+
+def study_precedence(database: Database, study: str) -> int:
+    with database.reading() as session:
+        return session.scalars(select(StudyRow.precedence).where(StudyRow.study_instance_uid == study)).one()
+
+
+def test_pages_hold_each_study_once_and_in_reading_order(database: Database) -> None:
+    urgencies = (Priority.STAT, Priority.MEDIUM, Priority.ROUTINE)
+    for n in range(13):
+        study = f"1.{n}"
+        Sender(database=database, study=study, series=f"{study}.1").send(1, seconds=n // 2)
+        reviewed_at = at(50) if n % 5 == 4 else None
+        stand(database, study, priority=urgencies[n % 3], reviewed_at=reviewed_at)
+    with database.reading() as session:
+        whole = worklist(session)
+        pages: list[list[dict[str, object]]] = []
+        before = None
+        while page := worklist(session, limit=3, before=before):
+            pages.append(page)
+            before = page_end(page)
+        assert page_end([]) is None
+        assert worklist(session, before="1.99") == []
+    seen = [row for page in pages for row in page]
+    assert [len(page) for page in pages] == [3, 3, 3, 3, 1]
+    assert sorted(map(str, seen)) == sorted(map(str, whole))
+
+    def place(row: dict[str, object]) -> tuple[object, ...]:
+        return row["reviewed_at"] is not None, Priority(str(row["priority"])).urgency
+
+    assert [place(row) for row in seen] == [place(row) for row in whole] == sorted(map(place, whole))
+    newest_first = [
+        max(str(row["received_at"]) for row in page) for page in pages if len(set(map(place, page))) == 1
+    ]
+    assert newest_first
+    for earlier, later in itertools.pairwise(pages):
+        alike = [str(row["received_at"]) for row in earlier if place(row) == place(later[0])]
+        if alike:
+            assert str(later[0]["received_at"]) <= min(alike)
+
+
+def test_the_worklist_is_narrowed_by_state_station_time_and_review(database: Database) -> None:
+    add(database, "1.1", Priority.STAT, seconds=1)
+    add(database, "1.2", Priority.MEDIUM, seconds=2)
+    add(database, "1.3", Priority.ROUTINE, seconds=3)
+    Sender(database=database, study="1.4", series="1.4.1").send(1, seconds=4, due=1e9, source_ae_title="CT2")
+    stand(database, "1.3", reviewed_at=at(9), reviewed_by="r")
+    read, receiving = StudyState.READ, StudyState.RECEIVING
+    assert order(database, states=[read]) == ["1.1", "1.3"]
+    assert order(database, states=[read, receiving, read]) == ["1.1", "1.2", "1.4", "1.3"]
+    assert order(database, states=[]) == []
+    assert order(database, states=[read, receiving], limit=2) == ["1.1", "1.4"]
+    assert order(database, unreviewed=True) == ["1.1", "1.2", "1.4"]
+    assert order(database, unreviewed=False) == ["1.3"]
+    assert order(database, received_since=at(3)) == ["1.4", "1.3"]
+    assert order(database, modality_ae_title="CT2") == ["1.4"]
+    assert order(database, modality_ae_title="ct2") == []
+    assert order(database, limit=0) == []
+    wanted = {"priorities": [Priority.MEDIUM], "states": [receiving], "modality_ae_title": "CT1"}
+    assert order(database, **wanted, unreviewed=True, received_since=at(1), search="1.2") == ["1.2"]
+    assert order(database, **wanted, before="1.4") == ["1.2"]
+    assert order(database, **wanted, before="1.2") == []
+
+
+PEOPLE = {
+    "1.2.10": {"patient_name": "Müller^Käthe", "patient_id": "P100%", "accession_number": "A-1_2"},
+    "1.2.11": {"patient_name": "ΠΑΠΑΔΟΠΟΥΛΟΣ^ΝΙΚΟΣ", "patient_id": "Q*[7]", "accession_number": "A-112"},
+    "1.2.12": {"patient_name": "Иванов^Пётр=伊万诺夫", "patient_id": "100", "accession_number": "\\d+|(x)"},
+    "1.2.13": {"patient_name": NAME, "patient_id": "straße", "accession_number": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("mÜLLER", ["1.2.10"]),
+        ("käthe  müller", ["1.2.10"]),
+        ("müller nikos", []),
+        ("παπαδοπουλος", ["1.2.11"]),
+        ("Νίκος", []),
+        ("ιανοπ", []),
+        ("ИВАНОВ", ["1.2.12"]),
+        ("пётр", ["1.2.12"]),
+        ("伊万", ["1.2.12"]),
+        ("%", ["1.2.10"]),
+        ("_", ["1.2.10"]),
+        ("*", ["1.2.11"]),
+        ("?", []),
+        ("[7]", ["1.2.11"]),
+        ("\\d+", ["1.2.12"]),
+        ("(X)", ["1.2.12"]),
+        ("ul.er", []),
+        ("^k", ["1.2.10"]),
+        ("'); drop table", ["1.2.13"]),
+        ('"^<SCRIPT>', ["1.2.13"]),
+        ("STRASSE", []),
+        ("STRAßE", ["1.2.13"]),
+        ("1.2.1", ["1.2.10", "1.2.11", "1.2.12", "1.2.13"]),
+        ("1.2.12", ["1.2.12"]),
+        ("100", ["1.2.12"]),
+        ("p100", ["1.2.10"]),
+        ("a-1", ["1.2.10", "1.2.11"]),
+        ("A-112", ["1.2.11"]),
+        ("  ", ["1.2.10", "1.2.11", "1.2.12", "1.2.13"]),
+        ("\x00 müller \ud800"[:8], ["1.2.10"]),
+        ("x" * 5000, []),
+        ("[" * 400, []),
+    ],
+)
+def test_what_a_person_types_is_looked_for_as_text(people: Database, search: str, found: list[str]) -> None:
+    assert order(people, search=search) == found
+
+
+@pytest.fixture
+def people(database: Database) -> Database:
+    for n, (study, header) in enumerate(PEOPLE.items()):
+        Sender(database=database, study=study, series=f"{study}.1", header=header).send(1, seconds=n)
+    return database
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=hypothesis_text(min_size=1, max_size=12))
+def test_any_text_is_found_in_itself_and_only_there(people: Database, text: str) -> None:
+    with people.writing() as session:
+        session.get_one(StudyRow, "1.2.13").patient_name = f"begin^{text}^end"
+    kept = f"begin^{text}^end".replace("\x00", "").encode("utf-8", "replace").decode().casefold()
+    if text.replace("\x00", "").strip():
+        assert "1.2.13" in order(people, search=text)
+    with people.reading() as session:
+        for row in worklist(session, search=text):
+            values = [
+                row[n] for n in ("patient_name", "patient_id", "accession_number", "study_instance_uid")
+            ]
+            words = text.replace("\x00", "").encode("utf-8", "replace").decode().casefold().split()
+            assert all(any(word in value.casefold() for value in values) for word in words), kept

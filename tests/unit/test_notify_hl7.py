@@ -12,20 +12,17 @@ from hypothesis import strategies as st
 
 from ich_node.errors import ConfigurationError
 from ich_node.findings import Priority, StudyState
-from ich_node.notify import (
+from ich_node.notify.hl7 import (
     CharacterSet,
-    Disclosure,
     Hl7Header,
     Hl7Version,
-    MllpDestination,
-    Notice,
-    NoticeResult,
-    PatientIdentity,
     message_control_id,
     oru_r01,
-    send_oru,
+    read_acknowledgment,
 )
-from ich_node.notify.hl7 import read_acknowledgment
+from ich_node.notify.mllp import MllpDestination, send_oru
+from ich_node.notify.notice import Disclosure, Notice, PatientIdentity
+from ich_node.notify.outcome import NoticeResult
 from tests.notice_builders import IDENTIFYING, KEY, REPORT_UID, STUDY_UID, not_read, notice
 
 HEADER = Hl7Header(

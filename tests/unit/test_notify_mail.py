@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ich_node.errors import ConfigurationError
 from ich_node.findings import Priority
-from ich_node.notify import Disclosure, MailRelay, PatientIdentity, mail_message
+from ich_node.notify.mail import MailRelay, mail_message
+from ich_node.notify.notice import Disclosure, PatientIdentity
 from tests.notice_builders import IDENTIFYING, KEY, STUDY_UID, not_read, notice
 
 RELAY = MailRelay(

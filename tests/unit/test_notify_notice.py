@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ich_node.findings import IchSubtype, Priority, StudyState
-from ich_node.notify import Disclosure, Notice, PatientIdentity, notice_from_json
+from ich_node.notify.notice import Disclosure, Notice, PatientIdentity, notice_from_json
 from ich_node.notify.outcome import NoticeResult, outcome
 from tests.notice_builders import IDENTIFYING, KEY, REPORT_UID, STUDY_UID, not_read, notice
 

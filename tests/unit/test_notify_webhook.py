@@ -9,7 +9,8 @@ import pytest
 
 from ich_node.client_tls import ClientTls
 from ich_node.errors import ConfigurationError
-from ich_node.notify import MllpDestination, WebhookEndpoint, signature
+from ich_node.notify.mllp import MllpDestination
+from ich_node.notify.webhook import WebhookEndpoint, signature
 
 SECRET = b"0123456789abcdef"
 NOW = 1_700_000_000

@@ -66,6 +66,8 @@ class Recorder:
     ended: list[tuple[CommandSet, int, bytes]] = field(default_factory=list)
     handed_on: list[tuple[int, bytes]] = field(default_factory=list)
     sent: list[bytes] = field(default_factory=list)
+    worklist_contexts: tuple[int, ...] = ()
+    cancels: int = 0
 
     def begin_store(self, command: CommandSet, context_id: int) -> Arrival:
         self.begun.append((command, context_id, Recorded()))
@@ -76,6 +78,12 @@ class Recorder:
 
     def hand_on(self, context_id: int, value: bytes) -> None:
         self.handed_on.append((context_id, bytes(value)))
+
+    def finds_over(self, context_id: int) -> bool:
+        return context_id in self.worklist_contexts
+
+    def cancel_find(self) -> None:
+        self.cancels += 1
 
     def send(self, pdu: bytes) -> None:
         self.sent.append(pdu)
@@ -260,11 +268,23 @@ def test_a_report_of_storage_commitment_is_handed_on_and_no_other() -> None:
     assert len(other.recorder.sent) == 1
 
 
-def test_a_cancel_is_passed_over() -> None:
+def test_a_cancel_is_noted_and_never_answered() -> None:
     talk = Conversation()
     talk.take(command(command_set(C_CANCEL_RQ)), store(), data(b"content"))
     assert (talk.recorder.sent, talk.recorder.handed_on) == ([], [])
-    assert len(talk.recorder.ended) == 1
+    assert len(talk.recorder.ended) == talk.recorder.cancels == 1
+
+
+def test_a_question_about_the_worklist_is_handed_on_where_that_was_agreed_upon() -> None:
+    talk = Conversation()
+    talk.recorder.worklist_contexts = (OTHER,)
+    question = command_set(C_FIND_RQ, {0x0800: us(WITH_DATA_SET)})
+    talk.take(command(question, OTHER), pdv(OTHER, DATA | LAST, b"keys"))
+    assert talk.recorder.handed_on == [
+        (OTHER, bytes([COMMAND | LAST]) + question),
+        (OTHER, bytes([LAST]) + b"keys"),
+    ]
+    assert "not agreed upon" in talk.refuses(command(question))
 
 
 def test_a_service_that_is_not_offered_is_answered_so() -> None:

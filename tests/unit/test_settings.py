@@ -102,6 +102,45 @@ DEFAULTS: dict[str, Any] = {
     "disk.purge_every_hours": 6.0,
     "web.host": "127.0.0.1",
     "web.port": 8080,
+    "web.trusted_hosts": (),
+    "web.login.local_users": False,
+    "web.login.idle_minutes": 30,
+    "web.login.absolute_hours": 12.0,
+    "web.oidc.issuer": "",
+    "web.oidc.client_id": "",
+    "web.oidc.client_secret_file": "",
+    "web.oidc.scopes": ("openid", "profile"),
+    "web.oidc.user_claim": "preferred_username",
+    "web.oidc.role_claim": "groups",
+    "web.oidc.roles.viewer": (),
+    "web.oidc.roles.radiologist": (),
+    "web.oidc.roles.admin": (),
+    "web.oidc.base_url": "",
+    "web.oidc.label": "Log in with the hospital's account",
+    "web.oidc.ca": "",
+    "web.tls.certificate": "",
+    "web.tls.key": "",
+    "web.proxy.addresses": (),
+    "web.audit.host": "",
+    "web.audit.port": 6514,
+    "web.audit.ca": "",
+    "web.audit.certificate": "",
+    "web.audit.key": "",
+    "web.audit.audit_source_id": "ICH_NODE",
+    "web.audit.enterprise_site_id": "",
+    "viewer.url_template": "",
+    "worklist.external.name": "external worklist",
+    "worklist.external.url": "",
+    "worklist.external.url_file": "",
+    "worklist.external.table": "",
+    "worklist.external.table_schema": "",
+    "worklist.external.key": ("accession_number",),
+    "worklist.external.columns": {},
+    "worklist.external.values": {},
+    "worklist.external.constants": {},
+    "worklist.external.mode": "update",
+    "worklist.external.priorities": ("STAT", "HIGH", "MEDIUM", "ROUTINE"),
+    "worklist.external.time_zone": "UTC",
     "database.url": "",
     "broker.url": "",
     "worker.processes": 1,
@@ -149,6 +188,49 @@ OTHER: dict[str, Any] = {
     "disk.purge_every_hours": 1.0,
     "web.host": "::1",
     "web.port": 0,
+    "web.trusted_hosts": ("ich-node.hospital.example", "192.0.2.7"),
+    "web.login.local_users": True,
+    "web.login.idle_minutes": 60,
+    "web.login.absolute_hours": 24.0,
+    "web.oidc.issuer": "https://login.hospital.example/realms/x",
+    "web.oidc.client_id": "ich-node",
+    "web.oidc.client_secret_file": "/etc/secret",
+    "web.oidc.scopes": ("openid", "groups"),
+    "web.oidc.user_claim": "email",
+    "web.oidc.role_claim": "realm_access.roles",
+    "web.oidc.roles.viewer": ("neurology",),
+    "web.oidc.roles.radiologist": ("radiology",),
+    "web.oidc.roles.admin": ("pacs", "it"),
+    "web.oidc.base_url": "https://ich-node.hospital.example",
+    "web.oidc.label": "Example Hospital",
+    "web.oidc.ca": "/etc/ca.pem",
+    "web.tls.certificate": "/etc/web.pem",
+    "web.tls.key": "/etc/web.key",
+    "web.proxy.addresses": ("127.0.0.1", "192.0.2.0/28"),
+    "web.audit.host": "audit.hospital.example",
+    "web.audit.port": 6515,
+    "web.audit.ca": "/etc/ca.pem",
+    "web.audit.certificate": "/etc/node.pem",
+    "web.audit.key": "/etc/node.key",
+    "web.audit.audit_source_id": "ICH 2",
+    "web.audit.enterprise_site_id": "North",
+    "viewer.url_template": "https://viewer/{study_instance_uid}",
+    "worklist.external.name": "reading list",
+    "worklist.external.url": "mysql://ris.local/other",
+    "worklist.external.url_file": "/etc/ris-url",
+    "worklist.external.table": "orders",
+    "worklist.external.table_schema": "ris",
+    "worklist.external.key": ("study_instance_uid",),
+    "worklist.external.columns": {
+        "accession_number": "order_number",
+        "study_instance_uid": "study",
+        "priority": "urgency",
+    },
+    "worklist.external.values": {"STAT": 1, "HIGH": 2, "MEDIUM": 3, "ROUTINE": 4},
+    "worklist.external.constants": {"changed_by": "ICH_NODE"},
+    "worklist.external.mode": "upsert",
+    "worklist.external.priorities": ("STAT", "HIGH"),
+    "worklist.external.time_zone": "Europe/Berlin",
     "database.url": "postgresql+psycopg://host/name",
     "broker.url": "redis://broker",
     "worker.processes": 0,
@@ -195,6 +277,50 @@ WRONG: dict[str, list[Any]] = {
     "disk.purge_every_hours": [0, 721],
     "web.host": ["", "0.0.0.0", "10.0.0.1", "node.local", "::"],
     "web.port": [-1, 65536],
+    "web.trusted_hosts": ["name", ["https://name"], ["name:8080"], ["*"], ["a name"], [""]],
+    "web.login.local_users": ["maybe"],
+    "web.login.idle_minutes": [0, 1441],
+    "web.login.absolute_hours": [0, 721],
+    "web.oidc.issuer": ["login", "http://login.hospital.example", "https://me@login", "https://login/?a=b"],
+    "web.oidc.client_id": [],
+    "web.oidc.client_secret_file": [],
+    "web.oidc.scopes": ["openid"],
+    "web.oidc.user_claim": [""],
+    "web.oidc.role_claim": [""],
+    "web.oidc.roles.viewer": ["all"],
+    "web.oidc.roles.radiologist": ["all"],
+    "web.oidc.roles.admin": ["all"],
+    "web.oidc.base_url": ["ich-node", "http://ich-node.hospital.example", "https://ich-node:port"],
+    "web.oidc.label": [""],
+    "web.oidc.ca": [],
+    "web.tls.certificate": [],
+    "web.tls.key": [],
+    "web.proxy.addresses": ["127.0.0.1", ["proxy"], ["0.0.0.0/0"], ["::/0"], ["*"]],
+    "web.audit.host": [],
+    "web.audit.port": [0, 65536],
+    "web.audit.ca": [],
+    "web.audit.certificate": [],
+    "web.audit.key": [],
+    "web.audit.audit_source_id": [""],
+    "web.audit.enterprise_site_id": [],
+    "viewer.url_template": [
+        "viewer",
+        "javascript:alert(1)",
+        "https://viewer/{patient_name}",
+        "https://viewer/{",
+    ],
+    "worklist.external.name": [""],
+    "worklist.external.url": ["ris", "mongodb://ris/x"],
+    "worklist.external.url_file": [],
+    "worklist.external.table": [],
+    "worklist.external.table_schema": [],
+    "worklist.external.key": [[], ["colour"]],
+    "worklist.external.columns": [{"colour": "x"}],
+    "worklist.external.values": [{"STAT": [1]}],
+    "worklist.external.constants": [{"acc": [1]}],
+    "worklist.external.mode": ["delete"],
+    "worklist.external.priorities": [[], ["URGENT"]],
+    "worklist.external.time_zone": ["Berlin"],
     "database.url": [],
     "broker.url": [],
     "worker.processes": [-1, 65],
@@ -249,12 +375,34 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
+OIDC = {
+    "issuer": "https://login",
+    "client_id": "node",
+    "base_url": "https://node",
+    "roles": {"viewer": ["all"]},
+}
+WEB_TLS = {"certificate": "/etc/web.pem", "key": "/etc/web.key"}
+TOGETHER: dict[str, dict[str, Any]] = {
+    "receiver.tls": TLS,
+    "web.tls": WEB_TLS,
+    "web.oidc": OIDC,
+    "worklist.external": {
+        "url": "postgresql://ris.local/ris",
+        "table": "worklist",
+        "columns": {"accession_number": "acc", "study_instance_uid": "study", "priority": "prio"},
+    },
+    "web.audit": {file: path for file, path in TLS.items() if file != "ca"},
+}
+"""Keys of a section that are judged together."""
+NEEDS_LOGIN = ("web.trusted_hosts", "web.proxy.addresses")
+
+
 def variable(key: str) -> str:
     return f"ICH_NODE_{key.upper().replace('.', '__')}"
 
 
 def as_text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, list | tuple) else str(value)
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else str(value)
 
 
 def value_of(settings: Settings, key: str) -> Any:
@@ -273,11 +421,11 @@ def from_file(tmp_path: Path, text: str, environ: dict[str, str] | None = None) 
 
 
 def toml_of(key: str, value: Any) -> str:
-    *section, name = key.split(".")
-    others = ""
-    if section[1:] == ["tls"]:  # the files are needed together
-        others = "".join(f"{file} = {toml_value(path)}\n" for file, path in TLS.items() if file != name)
-    return (f"[{'.'.join(section)}]\n{others}" if section else "") + f"{name} = {toml_value(value)}\n"
+    section, _, name = key.rpartition(".")
+    together = TOGETHER.get(section, {})
+    others = "".join(f"{other} = {toml_value(its)}\n" for other, its in together.items() if other != name)
+    before = "[web.login]\nlocal_users = true\n" if key in NEEDS_LOGIN else ""
+    return before + (f"[{section}]\n{others}" if section else "") + f"{name} = {toml_value(value)}\n"
 
 
 def toml_value(value: Any) -> str:
@@ -316,7 +464,7 @@ def test_a_key_in_the_file(tmp_path: Path, key: str) -> None:
     assert value_of(loaded.settings, key) == OTHER[key]
     set_here = {row.key: row.source for row in loaded.rows() if row.source != "default"}
     assert set_here[key] == str(tmp_path / "ich-node.toml")
-    if ".tls." not in key:
+    if key.rpartition(".")[0] not in TOGETHER and key not in NEEDS_LOGIN:
         assert set_here.keys() == {key}
 
 
@@ -350,7 +498,7 @@ def test_a_truth_value_is_no_number(tmp_path: Path, key: str) -> None:
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
-    text = "colour = 'red'\n[receiver]\nport = 'x'\nportt = 1\n[web]\nhost = '0.0.0.0'\n"
+    text = "colour = 'red'\n[receiver]\nport = 'x'\nportt = 1\n[web]\nport = -1\n"
     with pytest.raises(ConfigurationError) as caught:
         from_file(tmp_path, text, {"ICH_NODE_WORKER__PROCESSES": "many"})
     lines = str(caught.value).splitlines()
@@ -358,7 +506,7 @@ def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
     assert f"{path}: colour: unknown setting" in lines
     assert f"{path}: receiver.portt: unknown setting" in lines
     assert any(line.startswith(f"{path}: receiver.port: ") for line in lines)
-    assert any(line.startswith(f"{path}: web.host: the worklist page has no login") for line in lines)
+    assert any(line.startswith(f"{path}: web.port: ") for line in lines)
     assert any(line.startswith("ICH_NODE_WORKER__PROCESSES: worker.processes: ") for line in lines)
     assert len(lines) == 5
 
@@ -463,9 +611,50 @@ def test_a_public_receiver_needs_peers_or_a_plain_word(tmp_path: Path) -> None:
     assert from_file(tmp_path, with_peer).settings.peers[0].host == "10.0.0.7"
 
 
-def test_no_setting_opens_the_web_page_to_others(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="loopback address only"):
-        from_file(tmp_path, "[receiver]\nallow_any_peer = true\n[web]\nhost = '0.0.0.0'\n")
+LOGIN = "[web.login]\nlocal_users = true\n"
+SECURED = "[web.tls]\ncertificate = '/etc/web.pem'\nkey = '/etc/web.key'\n"
+PROXY = "[web.proxy]\naddresses = ['192.0.2.1']\n"
+PUBLIC = "[web]\nhost = '0.0.0.0'\n"
+NAMED = f"{PUBLIC}trusted_hosts = ['ich-node.hospital.example']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "what_to_do"),
+    [
+        (PUBLIC, "web.host", "web.login.local_users = true, or web.oidc"),
+        (PUBLIC + SECURED, "web.host", "web.login.local_users = true, or web.oidc"),
+        (PUBLIC + LOGIN, "web.host", "web.tls.certificate and web.tls.key, or web.proxy.addresses"),
+        (PUBLIC + LOGIN + SECURED, "web.host", "set web.trusted_hosts"),
+        (PUBLIC + LOGIN + PROXY, "web.host", "set web.trusted_hosts"),
+        ("[web]\ntrusted_hosts = ['a.b']\n", "web.trusted_hosts", "web.login.local_users = true"),
+        (PROXY, "web.proxy.addresses", "web.login.local_users = true"),
+        (PROXY + SECURED, "web.proxy.addresses", "web.login.local_users = true"),
+    ],
+)
+def test_the_web_page_is_opened_to_others_with_login_and_https_only(
+    tmp_path: Path, text: str, key: str, what_to_do: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        from_file(tmp_path, text)
+    said = str(caught.value)
+    assert f": {key}: " in said
+    assert what_to_do in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "text", [LOGIN, SECURED, NAMED + LOGIN + SECURED, NAMED + LOGIN + PROXY, PROXY + LOGIN]
+)
+def test_a_web_page_with_login_and_https_may_be_opened(tmp_path: Path, text: str) -> None:
+    web = from_file(tmp_path, text).settings.web
+    assert web.login_required == ("local_users" in text)
+
+
+def test_oidc_names_somebody_who_may_log_in(tmp_path: Path) -> None:
+    text = "[web.oidc]\nissuer = 'https://login'\nclient_id = 'x'\nbase_url = 'https://node'\n"
+    with pytest.raises(ConfigurationError, match=r"web\.oidc: nobody could log in"):
+        from_file(tmp_path, text)
+    assert from_file(tmp_path, f"{text}roles.viewer = ['all']\n").settings.web.login_required
 
 
 def test_addresses_and_titles_are_brought_to_one_form(tmp_path: Path) -> None:
@@ -537,7 +726,8 @@ def test_any_value_of_any_kind_gives_settings_or_a_clear_refusal(value: Any) -> 
     for key in OTHER:
         environ = {variable(key): json.dumps(value)}
         said = refusal(lambda environ=environ: load_settings(None, environ))  # type: ignore[misc]
-        place = key.rpartition(".")[0] if ".tls." in key else key  # the files of TLS are judged together
+        section = key.rpartition(".")[0]
+        place = section if section in TOGETHER else key
         assert said is None or said.startswith((f"{variable(key)}: {place}", f"{variable(key)} "))
 
 

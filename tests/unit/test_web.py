@@ -31,9 +31,10 @@ from ich_node.selection import SeriesExclusion
 from ich_node.settings import Settings
 from ich_node.web import create_app, display
 from ich_node.web.pictures import MAX_PIXELS, picture_source, sc_to_png
-from ich_node.web.security import names_loopback
+from ich_node.web.security import host_name
 from ich_node.web.slice_profile import HEIGHT, WIDTH, slice_profile
 from ich_node.web.wording import DELIVERY, DISCLAIMER, PRIORITY, STATE, SUBTYPE, standing
+from ich_node.web_settings import is_loopback
 from tests.report_builders import make_report
 from tests.stored_studies import StoredStudies, picture, secondary_capture
 
@@ -392,7 +393,8 @@ def test_script_in_headers_is_text(studies: StoredStudies, browser: Browser) -> 
 
 def assert_nothing_inline(page: Text) -> None:
     for tag, attributes in page.tags:
-        assert tag not in ("style", "iframe", "object", "form")
+        assert tag not in ("style", "iframe", "object")
+        assert tag != "form" or (attributes.get("action") or "/")[:1] == "/"
         assert tag != "script" or (attributes.get("src") or "").startswith("/static/")
         assert not any(name == "style" or name.startswith("on") for name in attributes)
         for name in ("src", "href"):
@@ -405,9 +407,17 @@ def test_every_page_is_free_of_inline_script_and_foreign_addresses(
     studies: StoredStudies, browser: Browser
 ) -> None:
     fill(studies)
-    for path in ("/", "/worklist", f"/studies/{STAT}", f"/studies/{UNREAD}", "/nowhere"):
+    for path in (
+        "/",
+        "/worklist",
+        f"/studies/{STAT}",
+        f"/studies/{UNREAD}",
+        "/operations",
+        "/deliveries",
+        "/nowhere",
+    ):
         assert_nothing_inline(Text(browser.get(path).text))
-    for name in ("style.css", "worklist.js", "study.js", "live.js"):
+    for name in ("style.css", "operations.css", "worklist.js", "study.js", "live.js", "operations.js"):
         text = browser.get(f"/static/{name}").text
         assert "http:" not in text
         assert "https:" not in text
@@ -430,7 +440,7 @@ def test_security_headers_are_on_every_response(studies: StoredStudies, browser:
     assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store")
 
 
@@ -448,7 +458,7 @@ def test_security_headers_are_on_every_response(studies: StoredStudies, browser:
     ],
 )
 def test_only_loopback_names_are_answered(browser: Browser, host: str, is_ours: bool) -> None:
-    assert names_loopback(host) == is_ours
+    assert is_loopback(host_name(host)) == is_ours
     if host:
         assert browser.get("/health/live", host=host).status_code == (200 if is_ours else 421)
 

@@ -218,4 +218,6 @@ def test_no_query_reads_a_whole_table_of_images(case: PurgeCase) -> None:
         "SCAN instance USING INDEX instance_in_conflict",
         "SCAN study USING INDEX study_by_read_at",
         "SCAN study USING INDEX study_by_flagged_at",
+        # SQLite calls no index covering that has a generated column in it, though all it reads is there
+        "SCAN study USING INDEX study_by_state",
     }, plan

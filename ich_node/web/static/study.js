@@ -1,21 +1,31 @@
-// Browses the overlays one at a time, and tells when the study has changed since the page was made.
+// The page of one study: slices or pictures, reviews, and word that the study has changed since the page was made.
 
 import { poll } from "./live.js";
+import { Viewer } from "./viewer.js";
 
 const study = document.getElementById("study");
 const pictures = Array.from(document.querySelectorAll(".picture"));
 const strip = Array.from(document.querySelectorAll(".strip a"));
 const announcer = document.getElementById("announcer");
 const controls = document.getElementById("controls");
+const keysDialog = document.getElementById("keys");
 let at = 0;
+let viewer = null;
+
+const showsSlices = () => document.body.classList.contains("shows-slices");
+
+function markCurrent(isCurrent) {
+  strip.forEach((link, i) => {
+    if (isCurrent(i)) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  });
+}
 
 function show(index, { quiet = false } = {}) {
   at = Math.min(Math.max(index, 0), pictures.length - 1);
+  document.body.classList.remove("shows-slices");
   pictures.forEach((picture, i) => (picture.hidden = i !== at));
-  strip.forEach((link, i) => {
-    if (i === at) link.setAttribute("aria-current", "true");
-    else link.removeAttribute("aria-current");
-  });
+  markCurrent((i) => i === at);
   if (controls) {
     document.getElementById("previous").disabled = at === 0;
     document.getElementById("next").disabled = at === pictures.length - 1;
@@ -28,6 +38,11 @@ function show(index, { quiet = false } = {}) {
     announcer.textContent = pictures[at].querySelector("img").alt;
     strip[at]?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
+}
+
+function showSlices() {
+  document.body.classList.add("shows-slices");
+  viewer.redraw();
 }
 
 const KEYS = {
@@ -43,6 +58,14 @@ for (const image of document.querySelectorAll(".picture img")) {
   if (image.complete && image.naturalWidth === 0 && image.loading !== "lazy") fail();
 }
 
+// A key slice leads to the slice itself; the summary has none and is shown as a picture.
+function choose(index) {
+  const slice = pictures[index].dataset.slice;
+  if (!viewer || slice === undefined) return show(index);
+  showSlices();
+  return viewer.go(Number(slice), { tell: true });
+}
+
 if (pictures.length > 0) {
   document.body.classList.add("has-viewer");
   if (controls) {
@@ -53,21 +76,86 @@ if (pictures.length > 0) {
   strip.forEach((link, index) =>
     link.addEventListener("click", (event) => {
       event.preventDefault();
-      show(index);
+      choose(index);
     }),
   );
   show(0, { quiet: true });
 }
 
+async function openSlices() {
+  const element = document.getElementById("slices");
+  if (!element) return;
+  element.addEventListener("slice", (event) => {
+    document.body.classList.add("has-viewer", "has-slices", "shows-slices");
+    markCurrent((i) => pictures[i].dataset.slice === String(event.detail));
+  });
+  viewer = await Viewer.open(element).catch(() => null);
+  document.getElementById("keys-open").addEventListener("click", () => keysDialog.showModal());
+}
+
+const isTyping = (target) => target.matches("textarea, select, input:not([type=range]):not([type=radio])");
+
+function onKey(event) {
+  if (event.altKey || event.ctrlKey || event.metaKey || keysDialog?.open) return false;
+  if (event.key === "Escape") {
+    if (isTyping(event.target)) event.target.blur();
+    else location.assign("/");
+    return true;
+  }
+  const isArrow = /^(Arrow|Home|End|Page)/.test(event.key);
+  if (isTyping(event.target) || (isArrow && event.target.matches("input"))) return false;
+  if (viewer) {
+    if (event.key === "?") keysDialog.showModal();
+    else if (isArrow && event.target.closest(".panel")) return false; // it scrolls
+    else if (!viewer.onKey(event)) return false;
+    else if (!showsSlices()) showSlices();
+    return true;
+  }
+  if (event.shiftKey || pictures.length === 0 || !(event.key in KEYS)) return false;
+  KEYS[event.key]();
+  return true;
+}
+
 document.addEventListener("keydown", (event) => {
-  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  if (event.key === "Escape") location.assign("/");
-  else if (pictures.length > 0 && event.key in KEYS) {
-    KEYS[event.key]();
-    event.preventDefault();
+  if (onKey(event)) event.preventDefault();
+});
+
+// Sends a form without leaving the slice that is looked at; without scripts the form sends itself.
+async function send(form) {
+  const token = document.querySelector("meta[name=csrf-token]")?.content ?? "";
+  const response = await fetch(form.action, {
+    method: "POST",
+    headers: { "X-CSRF-Token": token, Accept: "text/html;q=0.9" },
+    body: new URLSearchParams(new FormData(form)),
+  });
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (!response.ok) throw new Error(page.querySelector("h1")?.textContent ?? "This could not be done.");
+  for (const id of ["review", "state", "audit"]) {
+    const fresh = page.getElementById(id);
+    if (fresh) document.getElementById(id).replaceWith(document.adoptNode(fresh));
+  }
+  study.dataset.version = page.getElementById("study")?.dataset.version ?? "";
+  announcer.textContent = document.querySelector(".reviewed")?.textContent ?? "Done";
+  document.getElementById("review").querySelector("summary, button")?.focus();
+}
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.matches(".review-form")) return;
+  event.preventDefault();
+  const buttons = form.querySelectorAll("button");
+  buttons.forEach((button) => (button.disabled = true));
+  try {
+    await send(form);
+  } catch (error) {
+    const fault = document.getElementById("review-fault");
+    fault.textContent = error instanceof TypeError ? "This was not sent: the node does not answer." : error.message;
+    fault.hidden = false;
+    buttons.forEach((button) => (button.disabled = false));
   }
 });
 
+openSlices();
 poll(`/studies/${study.dataset.uid}/version`, (text) => {
   const { version, shown_at: shownAt } = JSON.parse(text);
   const changed = version !== study.dataset.version;

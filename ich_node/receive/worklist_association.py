@@ -1,0 +1,56 @@
+"""C-FIND over an association: pynetdicom's handler around `ich_node.receive.worklist_find`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any, cast
+
+from pydicom.dataset import Dataset
+from pynetdicom import evt
+
+from ich_node.receive.limits import plain_address
+from ich_node.receive.received import log_without_values
+from ich_node.receive.upper_layer import StorageAssociation
+from ich_node.receive.worklist_find import FindStatus, LookUp, WorklistProvider, failure
+
+_LOG = logging.getLogger(__name__)
+
+
+class WorklistAnswers:
+    """Answers the questions of associations. Safe to use from several threads.
+
+    Parameters
+    ----------
+    look_up
+        Finds the items.
+    anyone_may_call
+        Whether associations are accepted of peers that nobody has listed. Such a peer may bring images, and learns of
+        patients only where it runs on this machine.
+    """
+
+    def __init__(self, look_up: LookUp, *, anyone_may_call: bool) -> None:
+        self._provider = WorklistProvider(look_up)
+        self._anyone_may_call = anyone_may_call
+
+    def handle(self, event: evt.Event) -> Iterator[tuple[Any, Dataset | None]]:
+        """Answer C-FIND: pynetdicom's handler of ``evt.EVT_C_FIND``."""
+        association = cast(StorageAssociation, event.assoc)
+        asker = str(association.requestor.ae_title).strip()
+        host = str(association.requestor.address)
+        if self._anyone_may_call and not ip_address(plain_address(host)).is_loopback:
+            _LOG.warning("refused a question about the worklist from %r: it is not among the peers", asker)
+            yield failure(FindStatus.NOT_AUTHORIZED, "only [[peers]] may ask for the worklist"), None
+            return
+        try:
+            answers = self._provider.answers(event.identifier, asker=asker, host=host)
+            for status, identifier in answers:
+                if not association.looks_on():
+                    if association.is_established:
+                        yield int(FindStatus.CANCELED), None
+                    return
+                yield status, identifier
+        except Exception as error:  # pydicom raises whatever the damage leads to
+            log_without_values(_LOG, "a question about the worklist was not answered", error)
+            yield failure(FindStatus.UNABLE_TO_PROCESS, "the identifier cannot be read"), None
