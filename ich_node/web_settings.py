@@ -130,6 +130,11 @@ class AuditSettings(Section):
     audit_source_id: str = setting("ICH_NODE", "how the repository knows this node", min_length=1)
     enterprise_site_id: str = setting("", "which site of the enterprise this is")
 
+    @field_validator("host")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return _check_name(value) if value else value
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if bool(self.certificate) != bool(self.key):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import field_validator, model_validator
@@ -150,6 +149,6 @@ def check_backend(url: str) -> None:
     ValueError
         It is none.
     """
-    backend = urlsplit(url).scheme.partition("+")[0]
-    if backend not in _BACKENDS or "://" not in url:
+    scheme, slashes, _ = url.partition("://")
+    if scheme.partition("+")[0] not in _BACKENDS or not slashes:
         raise ValueError(f"a URL is needed that begins with one of {', '.join(_BACKENDS)} and ://")

@@ -252,7 +252,12 @@ def revoke_token(load: Loader, name: str, as_json: bool) -> None:
 
 def _new_hash(name: str, from_stdin: bool) -> str:
     if from_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        try:
+            password = sys.stdin.readline().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise passwords.WeakPassword(
+                "the password on standard input is not UTF-8: write it in UTF-8"
+            ) from None
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     passwords.check_strength(password, name)

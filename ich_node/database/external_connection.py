@@ -50,6 +50,10 @@ _TIMEOUTS: dict[str, dict[str, Any]] = {
     "pysqlite": {"timeout": _STATEMENT_SECONDS},
 }
 
+_OF_DRIVERS = (AttributeError, LookupError, TypeError, ValueError)
+"""What drivers raise of an argument in a URL, with its value as text."""
+_NOT_TAKEN = "[worklist.external] url: its driver does not take what stands behind the question mark"
+
 
 @contextmanager
 def connected(url: str, *, commit: bool = True) -> Iterator[Connection]:
@@ -73,7 +77,7 @@ def connected(url: str, *, commit: bool = True) -> Iterator[Connection]:
     """
     engine = _engine(url)
     try:
-        with engine.connect() as connection, connection.begin() as transaction:
+        with _opened(engine) as connection, connection.begin() as transaction:
             yield connection
             if not commit:
                 transaction.rollback()
@@ -139,18 +143,31 @@ def _engine(url: str) -> Engine:
         arguments = {k: v for k, v in _TIMEOUTS.get(driver, {}).items() if k not in parsed.query}
         engine = create_engine(parsed, poolclass=NullPool, hide_parameters=True, connect_args=arguments)
     except ImportError:
-        extra = _EXTRAS[parsed.get_backend_name()]
+        backend = parsed.get_backend_name()
+        if parsed.drivername != f"{backend}+{_DRIVERS.get(backend)}":
+            raise ConfigurationError(
+                f"the driver that {parsed.drivername} names is not installed: install it, or leave it out of the URL"
+            ) from None
         raise ConfigurationError(
-            f"the driver for {parsed.get_backend_name()} is not installed: pip install 'ich-node[{extra}]'"
+            f"the driver for {backend} is not installed: pip install 'ich-node[{_EXTRAS[backend]}]'"
         ) from None
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigurationError(f"[worklist.external] url cannot be used: {error}") from None
+    except _OF_DRIVERS:
+        raise ConfigurationError(_NOT_TAKEN) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _leave_transactions_to_us)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     if engine.dialect.driver == "oracledb":
         event.listen(engine, "connect", _bound_calls)
     return engine
+
+
+def _opened(engine: Engine) -> Connection:
+    try:
+        return engine.connect()
+    except _OF_DRIVERS:
+        raise ConfigurationError(_NOT_TAKEN) from None
 
 
 def _leave_transactions_to_us(connection: Any, _record: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from sqlalchemy import (
@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, StatementError
 
 from ich_node.database.external_connection import connected, dialect_of, password_of, words_of
@@ -229,7 +230,8 @@ class _Plan:
         column = self._column.get(_CHANGED_AT)
         if column is None:
             return []
-        return [or_(column.is_(None), column <= self._fitted(_CHANGED_AT, column, notice.happened_at))]
+        latest = notice.happened_at + _turned_back(notice.happened_at, self.external.zone)
+        return [or_(column.is_(None), column <= self._fitted(_CHANGED_AT, column, latest))]
 
     def _row(self, notice: Notice) -> dict[str, Any]:
         facts = _facts(notice)
@@ -317,6 +319,13 @@ def _facts(notice: Notice) -> dict[str, Any]:
     }
 
 
+def _turned_back(value: datetime, zone: tzinfo) -> timedelta:
+    """By how much clocks were turned back where it is the hour that comes twice: a row of its first time is older."""
+    local = value.astimezone(zone)
+    shift = (local.replace(fold=0).utcoffset() or timedelta()) - (local.utcoffset() or timedelta())
+    return shift if local.fold else timedelta()
+
+
 def _time(column: Column[Any], value: datetime, zone: tzinfo) -> Any:
     """A time as the column takes it.
 
@@ -329,6 +338,6 @@ def _time(column: Column[Any], value: datetime, zone: tzinfo) -> Any:
         return local.date()
     if getattr(kind, "timezone", False):
         return local
-    if kind.__visit_name__.upper() in ("DATETIMEOFFSET", "TIMESTAMP") and not isinstance(kind, Date):
+    if isinstance(kind, mysql.TIMESTAMP) or kind.__visit_name__.upper() == "DATETIMEOFFSET":
         return value.replace(microsecond=0).astimezone(UTC).replace(tzinfo=None)
     return local.replace(tzinfo=None)

@@ -47,7 +47,8 @@ def _wait(
     if count < free:
         return timedelta(0)
     wait = min(timedelta(seconds=2.0 ** min(count - free, 20)), longest)
-    return max(timedelta(0), last + wait - now)
+    # A clock that was set back makes nobody wait longer than that.
+    return max(timedelta(0), min(last + wait - now, wait))
 
 
 def _digest(user_name: str) -> str:

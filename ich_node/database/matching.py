@@ -100,10 +100,28 @@ def fits_wildcards(pattern: str, text: str) -> bool:
     return not pattern[at:].strip("*")
 
 
+def is_universal(value: str) -> bool:
+    """Whether a text with wild cards selects everything (C.2.2.2.3): empty, or nothing but ``*``."""
+    return not value.strip("*")
+
+
+def text_matches(
+    column: SQLColumnExpression[str], text: str, *, dialect: str, is_name: bool = False
+) -> ColumnElement[bool]:
+    """Whether a column matches a text in which wild cards may stand."""
+    return _any_of(column, (Value(text=text, has_wildcards=True, is_name=is_name),), dialect)
+
+
 def any_of(column: SQLColumnExpression[str], key: Key, dialect: str) -> ColumnElement[bool]:
     """Whether a column matches a key."""
-    plain = [one.text for one in key.alternatives if isinstance(one, Value) and _is_plain(one)]
-    others = [_condition(column, one, dialect) for one in key.alternatives if not _is_plain(one)]
+    return _any_of(column, key.alternatives, dialect)
+
+
+def _any_of(
+    column: SQLColumnExpression[str], alternatives: Sequence[Alternative], dialect: str
+) -> ColumnElement[bool]:
+    plain = [one.text for one in alternatives if isinstance(one, Value) and _is_plain(one)]
+    others = [_condition(column, one, dialect) for one in alternatives if not _is_plain(one)]
     return or_(*([column.in_(plain)] if plain else ()), *others)
 
 

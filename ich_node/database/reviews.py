@@ -75,7 +75,7 @@ class Review:
     model: str
     """Name and version of what had read; empty: nothing had."""
     counts: bool
-    """Whether the reviewer has said nothing later."""
+    """Whether the reviewer has said nothing later, and the study has become no more urgent since."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def add_review(
     Parameters
     ----------
     of_reading
-        The reading that the reviewer saw, by its number; ``None``: whichever counts now.
+        The reading that the reviewer saw, by its number; 0: there was none; ``None``: whichever counts now.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def add_review(
         raise LookupError(f"no study {study_instance_uid} is here")
     text = (comment or "").strip()
     _check(study, verdict, reason, text, of_reading)
-    standing = _standing(session, study_instance_uid)
+    standing = _standing(session, study)
     mine = standing.get(reviewer)
     if verdict is Verdict.UNSEEN and mine is None:
         return False
@@ -183,6 +183,7 @@ def reviews_of(session: Session, study_instance_uid: str) -> list[Review]:
         .where(ReviewRow.study_instance_uid == study_instance_uid)
         .order_by(ReviewRow.id.desc())
     ).all()
+    study = session.get(StudyRow, study_instance_uid)
     spoke: set[str] = set()
     found = []
     for row, name, version in rows:
@@ -196,7 +197,7 @@ def reviews_of(session: Session, study_instance_uid: str) -> list[Review]:
                 priority=row.priority,
                 reading_id=row.reading_id,
                 model=f"{name} {version}" if name else "",
-                counts=row.reviewer not in spoke and row.verdict != Verdict.UNSEEN,
+                counts=row.reviewer not in spoke and study is not None and _counts(row, study),
             )
         )
         spoke.add(row.reviewer)
@@ -228,6 +229,8 @@ def agreement(session: Session, *, since: datetime, model: str | None = None) ->
     )
     for row, *group in rows:
         assert row.reading_id is not None
+        if row.verdict == Verdict.SEEN:  # a judgement stands when its study is looked at again
+            continue
         said = words[group[0], group[1], group[2]][row.reading_id]
         said.pop(row.reviewer, None)  # so that the last word comes last
         if row.verdict in (Verdict.AGREE, Verdict.DISAGREE):
@@ -267,17 +270,26 @@ def _check(
         raise ReviewRefused("the study was not read: there is nothing to agree or disagree with")
     if (verdict is Verdict.DISAGREE) != (reason is not None):
         raise ReviewRefused("a reason goes with disagreement, and with nothing else")
-    if of_reading is not None and of_reading != study.reading_id:
+    if of_reading is not None and of_reading != (study.reading_id or 0):
         raise ReviewRefused("the study was read again meanwhile: look at what is known now")
 
 
-def _standing(session: Session, study_instance_uid: str) -> dict[str, ReviewRow]:
-    """The last word of each reviewer who has not taken it back."""
+def _standing(session: Session, study: StudyRow) -> dict[str, ReviewRow]:
+    """The last word of each reviewer, where it counts."""
     rows = session.scalars(
-        select(ReviewRow).where(ReviewRow.study_instance_uid == study_instance_uid).order_by(ReviewRow.id)
+        select(ReviewRow)
+        .where(ReviewRow.study_instance_uid == study.study_instance_uid)
+        .order_by(ReviewRow.id)
     )
     last = {row.reviewer: row for row in rows}
-    return {name: row for name, row in last.items() if row.verdict != Verdict.UNSEEN}
+    return {name: row for name, row in last.items() if _counts(row, study)}
+
+
+def _counts(row: ReviewRow, study: StudyRow) -> bool:
+    """Whether it makes the study a reviewed one: not where that was less urgent when it was looked at."""
+    if row.verdict == Verdict.UNSEEN or study.reviewed_at is None:
+        return False
+    return Priority(row.priority).urgency <= Priority(study.priority).urgency
 
 
 def _says_nothing_new(one: ReviewRow, other: ReviewRow) -> bool:

@@ -41,11 +41,16 @@ def has_unread_images(session: Session, study_instance_uid: str) -> bool:
 
 def never_negative(study: StudyRow) -> None:
     """Where images are unread, "nothing found" becomes "a person must look"; a flag stays up."""
-    _set_priority(study, min(Priority(study.priority), Priority.MEDIUM, key=lambda p: p.urgency))
+    _set_priority(study, _looked_at(Priority(study.priority)))
+
+
+def _looked_at(priority: Priority) -> Priority:
+    """At least "a person must look"."""
+    return min(priority, Priority.MEDIUM, key=lambda p: p.urgency)
 
 
 def _set_priority(study: StudyRow, priority: Priority) -> None:
-    """Change the priority; a study that becomes more urgent than when a person had seen it must be seen anew."""
+    """Change the priority, once in a transaction: a study that becomes more urgent must be seen anew."""
     if priority.urgency < Priority(study.priority).urgency:
         study.reviewed_at = study.reviewed_by = None
     study.priority = priority
@@ -54,6 +59,7 @@ def _set_priority(study: StudyRow, priority: Priority) -> None:
 def apply_priority(session: Session, study: StudyRow, *, now: datetime, unread: bool) -> None:
     """Take the most urgent of the readings that count, and "a person must look" where images are unread."""
     session.flush()
+    priority = Priority(study.priority)
     readings = list(
         session.scalars(
             select(ReadingRow).where(
@@ -63,10 +69,10 @@ def apply_priority(session: Session, study: StudyRow, *, now: datetime, unread: 
     )
     if readings:
         leading = min(readings, key=lambda r: (Priority(r.priority).urgency, -r.suspicion, -r.id))
-        _set_priority(study, Priority(leading.priority))
-        study.reading_id = leading.id
+        priority, study.reading_id = Priority(leading.priority), leading.id
         study.suspicion, study.subtypes, study.read_at = leading.suspicion, leading.subtypes, leading.read_at
     if unread or not readings:
-        never_negative(study)
+        priority = _looked_at(priority)
+    _set_priority(study, priority)
     flagged = study.priority in (Priority.STAT, Priority.HIGH)
     study.flagged_at = (study.flagged_at or now) if flagged else None

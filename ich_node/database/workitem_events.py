@@ -125,6 +125,8 @@ def report_changes(session: Session) -> None:
             continue
         row = ensure_workitem(session, study, now)
         row.changed_at = now
+        if _is_more_urgent(study, before):
+            _open_anew(row)
         if _standing(study, row, {}) != _standing(study, row, before):
             add_event(session, row, EventType.STATE_REPORT, state_report(study, row), now)
 
@@ -136,6 +138,19 @@ def prune_events(session: Session, now: datetime) -> int:
     if ids:
         session.execute(delete(WorkitemEventRow).where(WorkitemEventRow.id.in_(ids)))
     return len(ids)
+
+
+def _is_more_urgent(study: StudyRow, before: Mapping[str, Any]) -> bool:
+    was = Priority(before.get("priority", study.priority))
+    return Priority(study.priority).urgency < was.urgency
+
+
+def _open_anew(row: WorkitemRow) -> None:
+    """Have somebody perform what another has finished with: the standard knows no way back, the patient needs one."""
+    if row.procedure_step_state in (WorkitemState.COMPLETED, WorkitemState.CANCELED):
+        row.procedure_step_state = WorkitemState.SCHEDULED
+        row.transaction_uid = row.performer = None
+        row.attributes = {}
 
 
 def _standing(study: StudyRow, row: WorkitemRow, before: Mapping[str, Any]) -> tuple[str | None, ...]:

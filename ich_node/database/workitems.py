@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from ich_node.database.attribute_matching import is_universal, text_matches
+from ich_node.database.matching import is_universal, text_matches
 from ich_node.database.standing import lock_study
 from ich_node.database.tables import InstanceRow, ReadingRow, ResultObjectRow, SeriesRow, StudyRow
 from ich_node.database.web_tables import WorkitemRow
@@ -210,7 +210,7 @@ def _workitems() -> Select[*tuple[Any, ...]]:
 
 def _conditions(query: WorkitemQuery, dialect: str) -> list[ColumnElement[bool]]:
     conditions = [
-        text_matches(_TEXTS[key], value[:_LONGEST_GLOB], dialect=dialect, fold_case=key == "PatientName")
+        text_matches(_TEXTS[key], value[:_LONGEST_GLOB], dialect=dialect, is_name=key == "PatientName")
         for key, value in (query.texts or {}).items()
         if not is_universal(value)
     ]

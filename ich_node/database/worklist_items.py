@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
-from ich_node.database.attribute_matching import is_universal, text_matches
+from ich_node.database.matching import is_universal, text_matches
 from ich_node.database.tables import SeriesRow, StudyRow
 from ich_node.receive.worklist_find import WorklistItem, WorklistQuestion
 
@@ -31,8 +31,8 @@ def _conditions(question: WorklistQuestion, dialect: str) -> list[ColumnElement[
         (StudyRow.modality_ae_title, question.station_ae_title, False),
     )
     conditions = [
-        text_matches(column, text, dialect=dialect, fold_case=fold_case)
-        for column, text, fold_case in texts
+        text_matches(column, text, dialect=dialect, is_name=is_name)
+        for column, text, is_name in texts
         if not is_universal(text)
     ]
     if not is_universal(question.modality):

@@ -19,6 +19,7 @@ from ich_node.database.text_search import words_within
 from ich_node.findings import Priority, StudyState
 
 _STUDY = cast(Table, StudyRow.__table__)
+_AGE = (_STUDY.c.received_at, _STUDY.c.study_instance_uid)
 _FEW = 500
 """Studies that are looked up one by one."""
 
@@ -90,39 +91,36 @@ def first_studies(
         few = _few_that_fit(session, search.strip(), fits[0])
         if few is not None:
             return _of_few(session, wanted, few, limit, after)
-    stretches = [
-        _stretch(rank, state, [*wanted.conditions(), *fits], after, limit)
-        for rank in wanted.precedences()
-        if after is None or rank <= after.precedence
-        for state in ([None] if wanted.states is None else sorted(set(wanted.states)))
-    ]
-    if not stretches:
-        return []
-    found = union_all(*(select(stretch.subquery()) for stretch in stretches)).subquery()
-    order = (found.c.precedence.desc(), found.c.received_at.desc(), found.c.study_instance_uid.desc())
-    first = select(found.c.study_instance_uid).order_by(*order).limit(limit)
-    return list(session.connection().scalars(first))
+    found: list[str] = []
+    for rank in wanted.precedences():
+        if len(found) < limit and (after is None or rank <= after.precedence):
+            conditions = [_STUDY.c.precedence == rank, *wanted.conditions(), *fits]
+            if after is not None and rank == after.precedence:
+                conditions.append(tuple_(after.received_at, after.study_instance_uid) > tuple_(*_AGE))
+            found += _newest(session, conditions, wanted.states, limit - len(found))
+    return found
 
 
 def _places() -> Select[Any]:
     return select(_STUDY.c.precedence, _STUDY.c.received_at, _STUDY.c.study_instance_uid)
 
 
-def _stretch(
-    rank: int,
-    state: StudyState | None,
+def _newest(
+    session: Session,
     conditions: Sequence[ColumnElement[bool]],
-    after: Place | None,
+    states: Collection[StudyState] | None,
     limit: int,
-) -> Select[Any]:
-    """The newest studies of one precedence and state."""
-    age = (_STUDY.c.received_at, _STUDY.c.study_instance_uid)
-    stretch = _places().where(_STUDY.c.precedence == rank, *conditions)
-    if state is not None:
-        stretch = stretch.where(_STUDY.c.state == state)
-    if after is not None and rank == after.precedence:
-        stretch = stretch.where(tuple_(after.received_at, after.study_instance_uid) > tuple_(*age))
-    return stretch.order_by(*(column.desc() for column in age)).limit(limit)
+) -> list[str]:
+    """Of one precedence; each state is a stretch of its own."""
+    stretches = [
+        select(*_AGE).where(*conditions, *([] if state is None else [_STUDY.c.state == state]))
+        for state in ([None] if states is None else sorted(set(states)))
+    ]
+    stretches = [each.order_by(*(column.desc() for column in _AGE)).limit(limit) for each in stretches]
+    if len(stretches) > 1:
+        found = union_all(*(select(each.subquery()) for each in stretches)).subquery()
+        stretches = [select(found).order_by(*(column.desc() for column in found.c)).limit(limit)]
+    return [uid for each in stretches for _, uid in session.connection().execute(each)]
 
 
 def _identifiers() -> tuple[ColumnElement[str], ...]:

@@ -335,8 +335,11 @@ class StorageAssociation(Association):
         self.find_is_canceled = True
 
     def looks_on(self) -> bool:
-        """Take what has come while a question is being answered; false where no more answers are wanted."""
-        while self._is_in_transfer() and self._socket.paced.has_more():
+        """Take what has come while a question is being answered; false where no more answers are wanted.
+
+        Not past a request that is to be served after it: a peer that goes on asking would fill the memory.
+        """
+        while self._is_in_transfer() and not self.dimse.msg_queue.queue and self._socket.paced.has_more():
             self.dul.step(self.limits.network_timeout_s)
         if not self._is_in_transfer():
             self.is_established = False  # upstream then sends no last answer

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _CHARACTER_SETS = ("ISO_IR 100", "ISO_IR 192")
 """Tried in this order where the question's own does not do."""
+_NOT_AS_ASKED = ("ISO_IR 6", "ISO_IR 13", "ISO 2022")
+"""Beginnings of character sets of questions that pydicom would answer in with other characters than those of a name."""
+_ASCII_VRS = frozenset(["AE", "CS", "DA", "TM", "UI"])
 _EMPTY = [
     "ReferencedStudySequence",
     "RequestedProcedureCodeSequence",
@@ -105,8 +108,14 @@ def _selected(values: Mapping[str, Any], asked: Dataset) -> Dataset:
             )
             answer.add_new(tag, "SQ", Sequence([inner]))
         else:
-            answer.add_new(tag, dictionary_VR(tag), Sequence() if dictionary_VR(tag) == "SQ" else value)
+            vr = dictionary_VR(tag)
+            answer.add_new(tag, vr, Sequence() if vr == "SQ" else _as_allowed(vr, value))
     return answer
+
+
+def _as_allowed(vr: str, value: Any) -> Any:
+    """A value from somebody's header; one that cannot be sent is left out, and does not keep the others back."""
+    return None if vr in _ASCII_VRS and value and not value.isascii() else value
 
 
 def _all_of(values: Mapping[str, Any]) -> Dataset:
@@ -122,7 +131,7 @@ def _character_set(text: str, identifier: Dataset) -> str | None:
         return None
     own = str(identifier.get("SpecificCharacterSet") or "")
     for name in (own, *_CHARACTER_SETS):
-        if name in python_encoding and name and _holds(name, text):
+        if name in python_encoding and name and not name.startswith(_NOT_AS_ASKED) and _holds(name, text):
             return name
     return _CHARACTER_SETS[-1]
 

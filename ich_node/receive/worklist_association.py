@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -16,6 +18,8 @@ from ich_node.receive.upper_layer import StorageAssociation
 from ich_node.receive.worklist_find import FindStatus, LookUp, WorklistProvider, failure
 
 _LOG = logging.getLogger(__name__)
+
+_TURN_SECONDS = 0.1
 
 
 class WorklistAnswers:
@@ -33,6 +37,7 @@ class WorklistAnswers:
     def __init__(self, look_up: LookUp, *, anyone_may_call: bool) -> None:
         self._provider = WorklistProvider(look_up)
         self._anyone_may_call = anyone_may_call
+        self._answering = threading.Lock()
 
     def handle(self, event: evt.Event) -> Iterator[tuple[Any, Dataset | None]]:
         """Answer C-FIND: pynetdicom's handler of ``evt.EVT_C_FIND``."""
@@ -45,12 +50,28 @@ class WorklistAnswers:
             return
         try:
             answers = self._provider.answers(event.identifier, asker=asker, host=host)
-            for status, identifier in answers:
+            answer = next(answers, None)
+            while answer is not None:
                 if not association.looks_on():
                     if association.is_established:
                         yield int(FindStatus.CANCELED), None
                     return
-                yield status, identifier
+                with self._turn():
+                    yield answer
+                    answer = next(answers, None)
         except Exception as error:  # pydicom raises whatever the damage leads to
             log_without_values(_LOG, "a question about the worklist was not answered", error)
             yield failure(FindStatus.UNABLE_TO_PROCESS, "the identifier cannot be read"), None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Encode one answer at a time: those who ask share what one of them takes, and images get the rest.
+
+        Who is behind somebody that reads nothing goes on without a turn.
+        """
+        is_ours = self._answering.acquire(timeout=_TURN_SECONDS)
+        try:
+            yield
+        finally:
+            if is_ours:
+                self._answering.release()

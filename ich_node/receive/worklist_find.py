@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
+from ich_node.findings import Priority
 from ich_node.receive.limits import is_valid_uid
 from ich_node.receive.worklist_answer import encode_item as encode_item
 
@@ -134,6 +135,8 @@ class WorklistProvider:
             yield pending, encode_item(item, identifier)
         if len(found) >= question.limit or len(kept) > MOST_ANSWERS:
             comment = f"more than {MOST_ANSWERS} match: only the most urgent were sent"
+            if len(kept) <= MOST_ANSWERS:
+                comment = f"only the {question.limit} most urgent were looked at: give a date"
             yield failure(FindStatus.OUT_OF_RESOURCES, comment), None
 
 
@@ -170,9 +173,7 @@ def read_question(
         station_ae_title=_text(step, "ScheduledStationAETitle"),
         modality=_text(step, "Modality"),
         study_instance_uids=tuple(uids),
-        priorities=tuple(
-            p for p in _text(identifier, "RequestedProcedurePriority").split("\\") if p.strip("*")
-        ),
+        priorities=_priorities(_text(identifier, "RequestedProcedurePriority")),
         received_from=begin,
         received_before=end,
         limit=MOST_ANSWERS + 1 if by_time is None else _MOST_LOOKED_AT,
@@ -233,7 +234,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
     if value is None:
         return ""
     values = list(value) if isinstance(value, list | MultiValue) else [value]
-    text = "\\".join(str(one) for one in values).strip()
+    text = "\\".join(str(one) for one in values).replace("\x00", "").strip()
     if len(text) > _LONGEST_TEXT * (_MOST_UIDS if keyword == "StudyInstanceUID" else 1):
         raise FindRefused(FindStatus.DOES_NOT_MATCH_SOP_CLASS, f"{keyword} is too long")
     return text if text.strip("*") else ""
@@ -253,7 +254,9 @@ def _moments(dates: tuple[str, str], times: tuple[str, str]) -> tuple[datetime |
     """From when until when, in the time zone of this node; dates and times together are one stretch (K.2.2.1.1)."""
     try:
         begin = None if not dates[0] else _moment(dates[0], times[0] or "000000")
-        end = None if not dates[1] else _moment(dates[1], times[1] or "235959") + timedelta(seconds=1)
+        last = times[1].partition(".")[0]  # the whole hour or minute where it names no more
+        last += "235959"[len(last) :]
+        end = None if not dates[1] else _moment(dates[1], last) + timedelta(seconds=1)
     except (ValueError, OverflowError):
         raise FindRefused(FindStatus.DOES_NOT_MATCH_SOP_CLASS, "a date that there is not") from None
     return begin, end
@@ -272,6 +275,14 @@ def _time_of_day(times: tuple[str, str]) -> Callable[[WorklistItem], bool]:
         return (not first or at >= first.ljust(6, "0")) and (not last or at[: len(last)] <= last)
 
     return fits
+
+
+def _priorities(text: str) -> tuple[str, ...]:
+    patterns = [one.strip() for one in text.split("\\")]
+    if not all(one.strip("*") for one in patterns):
+        return ()
+    fitting = [str(p) for p in Priority if any(_fits(p, one) for one in patterns)]
+    return tuple(fitting or patterns)  # of a priority that there is not, no item
 
 
 def _fits(value: str, pattern: str) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 from ich_node.receive.priority import yield_to_receiving
 from ich_node.receive.received import log_without_values
@@ -13,6 +15,8 @@ from ich_node.receive.worklist_find import FindRefused, FindStatus, LookUp, Work
 _LOG = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 20.0
+_Answer: TypeAlias = tuple[list[WorklistItem], tuple[FindStatus, str] | None]
+"""What was found, or status and comment of a refusal."""
 
 
 class WorklistLine:
@@ -30,31 +34,44 @@ class WorklistLine:
         self._connection = connection
         self._answer_seconds = answer_seconds
         self._turn = threading.Lock()
-        self._asked = 0
+        self._is_open = False
+        """Whether an answer is still to come, of a question that nobody may wait for any more."""
 
     def look_up(self, question: WorklistQuestion) -> list[WorklistItem]:
-        """Ask, and wait for the answer.
+        """Ask, and wait for the answer; those who asked before are waited for in the same time.
 
         Raises
         ------
         FindRefused
             There is none in time, or the other process refuses.
         """
-        with self._turn:
-            self._asked += 1
-            try:
-                self._connection.send((self._asked, question))
-                while self._connection.poll(self._answer_seconds):
-                    number, found, refusal = self._connection.recv()
-                    if number != self._asked:
-                        continue  # of a question that nobody waits for any more
-                    if refusal is not None:
-                        raise FindRefused(*refusal)
-                    items: list[WorklistItem] = found
-                    return items
-            except (OSError, EOFError):
-                raise FindRefused(FindStatus.UNABLE_TO_PROCESS, "the worklist cannot be asked") from None
-        raise FindRefused(FindStatus.OUT_OF_RESOURCES, "the worklist does not answer in time")
+        until = time.monotonic() + self._answer_seconds
+        if not self._turn.acquire(timeout=self._answer_seconds):
+            raise _too_late()
+        try:
+            if self._is_open:  # nothing more is asked of a database that hangs
+                self._answer(until)
+            self._connection.send(question)
+            self._is_open = True
+            found, refusal = self._answer(until)
+        except (OSError, EOFError):
+            raise FindRefused(FindStatus.UNABLE_TO_PROCESS, "the worklist cannot be asked") from None
+        finally:
+            self._turn.release()
+        if refusal is not None:
+            raise FindRefused(*refusal)
+        return found
+
+    def _answer(self, until: float) -> _Answer:
+        if not self._connection.poll(max(0.0, until - time.monotonic())):
+            raise _too_late()
+        answer: _Answer = self._connection.recv()
+        self._is_open = False
+        return answer
+
+
+def _too_late() -> FindRefused:
+    return FindRefused(FindStatus.OUT_OF_RESOURCES, "the worklist does not answer in time")
 
 
 def answer_questions(connection: Connection, look_up: LookUp) -> None:
@@ -63,15 +80,12 @@ def answer_questions(connection: Connection, look_up: LookUp) -> None:
     with connection:
         while True:
             try:
-                number, question = connection.recv()
-                connection.send((number, *_answer(look_up, question)))
+                connection.send(_answer(look_up, connection.recv()))
             except (OSError, EOFError):
                 return
 
 
-def _answer(
-    look_up: LookUp, question: WorklistQuestion
-) -> tuple[list[WorklistItem], tuple[FindStatus, str] | None]:
+def _answer(look_up: LookUp, question: WorklistQuestion) -> _Answer:
     try:
         return look_up(question), None
     except FindRefused as refusal:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
@@ -61,6 +63,17 @@ class _Faults:
         response = self._fault(request, error.status_code, words)
         response.headers.update(error.headers or {})
         return response
+
+    async def not_understood(self, request: Request, error: Exception) -> Response:
+        """Words for an address or a body that is not as it must be, without what stood in it."""
+        assert isinstance(error, RequestValidationError)
+        if "text/html" in request.headers.get("accept", ""):
+            return self._fault(
+                request, 422, "A part of this address, or of what was sent, is not as it must be."
+            )
+        detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+        # In ASCII: a key that was sent may hold what UTF-8 cannot.
+        return Response(json.dumps({"detail": detail}), 422, media_type="application/json")
 
     async def database_away(self, request: Request, error: Exception) -> Response:
         """Words for a database that does not answer now."""
@@ -128,6 +141,7 @@ def create_app(
     app.mount("/static", _RevalidatedFiles(directory=_HERE / "static"), name="static")
     faults = _Faults(site)
     app.add_exception_handler(HTTPException, faults.not_served)
+    app.add_exception_handler(RequestValidationError, faults.not_understood)
     app.add_exception_handler(TransientError, faults.database_away)
     app.add_exception_handler(ConfigurationError, faults.database_unfit)
     app.add_exception_handler(Exception, faults.broken)

@@ -79,9 +79,13 @@ class AuditExport:
         while not self._stop.wait(wait):
             try:
                 count = self.send_some()
-            except (NotTold, IchNodeError) as error:
+            except Exception as error:  # the only one who tells: it goes on whatever happens
                 if not is_away:
-                    logger.error("the audit repository is not told of accesses, they are kept: %s", error)
+                    logger.error(
+                        "the audit repository is not told of accesses, they are kept: %s",
+                        error,
+                        exc_info=not isinstance(error, (NotTold, IchNodeError)),
+                    )
                 is_away, wait = True, min(max(wait, 1.0) * 2, LONGEST_WAIT_S)
                 continue
             if is_away:
@@ -107,9 +111,9 @@ class AuditExport:
                     _close(secured)
         except ConfigurationError as error:
             raise NotTold(str(error)) from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: of a host name that is none
             late = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
-            why = check.refusal or error.strerror or late
+            why = check.refusal or getattr(error, "strerror", None) or late
             raise NotTold(f"{where}: {why}") from None
 
 

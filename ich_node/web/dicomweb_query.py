@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from starlette.exceptions import HTTPException
 
-from ich_node.database.matching import Alternative, Between, Empty, Key, Value
+from ich_node.database.matching import Alternative, Between, Empty, Key, Value, is_universal
 from ich_node.web.dicomweb_levels import SERIES_ATTRIBUTES, STUDY_ATTRIBUTES, Level, level_of, tag_of
 
 MOST_RESULTS = {Level.STUDY: 500, Level.SERIES: 1000, Level.INSTANCE: 5000}
@@ -130,6 +130,9 @@ def _attribute(text: str) -> str:
 
 def _alternatives(name: str, text: str, vr: str, switches: dict[str, bool]) -> tuple[Alternative, ...]:
     """What a value may be; nothing where it may be anything (universal matching)."""
+    text = text.replace("\x00", "")  # no value has it, and PostgreSQL takes none
+    if is_universal(text):
+        return ()
     if len(text) > (_MOST_CHARACTERS if vr != "UI" else _MOST_VALUES * 65):
         raise _wrong(f"the value of {_shown(name)} is too long")
     if switches["emptyvaluematching"] and text == '""':
@@ -141,7 +144,7 @@ def _alternatives(name: str, text: str, vr: str, switches: dict[str, bool]) -> t
         values = text.split("\\")
     if len(values) > _MOST_VALUES:
         raise _wrong(f"{_shown(name)} may have {_MOST_VALUES} values")
-    return tuple(_alternative(name, value.strip(), vr) for value in values) if any(values) else ()
+    return tuple(_alternative(name, value.strip(), vr) for value in values)
 
 
 def _alternative(name: str, text: str, vr: str) -> Alternative:

@@ -21,6 +21,8 @@ class Attempt:
     """Who may come in."""
     known_name: str = ""
     """The name that was typed where there is such a user; nothing else that was typed is kept."""
+    known_role: str = ""
+    """That this user has."""
     wait_s: int = 0
     """For so long the next attempt is not even looked at."""
 
@@ -46,17 +48,21 @@ class LocalLogin:
             found = password_of(session, name)
         user, password_hash = found or (None, None)
         if not passwords.is_password(password, password_hash) or user is None or user.disabled_at is not None:
-            return Attempt(known_name=user.name if user else "")
+            return Attempt(known_name=user.name, known_role=user.role) if user else Attempt()
         assert password_hash is not None
         after = passwords.hash_password(password) if passwords.is_outdated(password_hash) else password_hash
         with self._database.writing() as session:
             forget_failures(session, user_name=name)
             if after != password_hash:
                 rehash_password(session, name=name, before=password_hash, after=after)
-        return Attempt(user=user, known_name=name)
+        return Attempt(user=user, known_name=name, known_role=user.role)
 
     def _begin(self, name: str, source: str) -> timedelta:
         now = datetime.now(UTC)
+        with self._database.reading() as session:
+            wait = waiting_time(session, user_name=name, source=source, now=now)
+        if wait > timedelta(0):  # a flood of guesses must not take turns with who writes the worklist
+            return wait
         with self._one_at_a_time, self._database.writing() as session:
             wait = waiting_time(session, user_name=name, source=source, now=now)
             if wait <= timedelta(0):

@@ -16,13 +16,14 @@ from ich_node.web.caller import Caller, Role, caller_of, nobody
 from ich_node.web.local_login import Attempt, LocalLogin
 from ich_node.web.oidc import CALLBACK, OidcAttempt, OidcClient, OidcRefused, OidcUnavailable
 from ich_node.web.security import is_secured, own_address, source_of
-from ich_node.web.sessions import cookie_name, go_on
+from ich_node.web.sessions import Seldom, cookie_name, go_on
 from ich_node.web.site import Site
 from ich_node.web.small_form import NotAForm, read_form
 
 logger = logging.getLogger(__name__)
 
 _OIDC_SECONDS = 600
+_REFUSAL_EVERY_S = 60.0
 _WRONG = "The name or the password is not right."
 
 
@@ -37,6 +38,7 @@ class LoginRoutes:
         self._is_needed = web.login_required
         self._local = LocalLogin(site.database) if web.login.local_users else None
         self._oidc = OidcClient(web.oidc) if web.oidc.issuer else None
+        self._refusals = Seldom(_REFUSAL_EVERY_S)
 
     def router(self) -> APIRouter:
         """Addresses below ``/login``, and ``/logout``."""
@@ -86,8 +88,11 @@ class LoginRoutes:
         except OidcUnavailable as error:
             raise self._unavailable(error) from None
         except OidcRefused as error:
-            self._record(request, nobody(source_of(request.scope)), f"OIDC: {error}", refused=True)
-            response = self._page(request, attempt.next if attempt else "/", str(error), status=403)
+            source = source_of(request.scope)
+            # Anybody can call this address, as often as he likes.
+            if self._refusals.is_due(f"{source} {error}"):
+                self._record(request, nobody(source), f"OIDC: {error}", refused=True)
+            response = self._page(request, _next(attempt.next if attempt else "/"), str(error), status=403)
         else:
             # The provider has led here: see `go_on`.
             response = go_on(_next(attempt.next))
@@ -122,7 +127,9 @@ class LoginRoutes:
             response.headers["Retry-After"] = str(attempt.wait_s)
             return response
         source = source_of(request.scope)
-        who = Caller(name=attempt.known_name, role=Role.VIEWER, source=source)
+        who = nobody(source)
+        if attempt.known_name:
+            who = Caller(name=attempt.known_name, role=Role(attempt.known_role), source=source)
         self._record(request, who, "name or password is wrong, or the user is disabled", refused=True)
         return self._page(request, address, _WRONG, status=403)
 

@@ -6,7 +6,7 @@ What a token is worth is decided by joserfc; requests go through `ich_node.http_
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import hashlib
 import json
 import secrets
@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import JWKRegistry, KeySet
 
 from ich_node.client_tls import ClientTls
 from ich_node.errors import IchNodeError
@@ -34,6 +34,8 @@ _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _TIMEOUTS = HttpTimeouts(connection_s=5.0, step_s=5.0, answer_s=10.0)
 _MAX_ANSWER_BYTES = 2**20
 _KNOWN_FOR_S = 3600.0
+_AWAY_FOR_S = 5.0
+"""A provider that has not answered is not asked again so long: everybody who logs in would wait, and hold a thread."""
 _LEEWAY_S = 60
 """Between two clocks."""
 _LONGEST_NAME = 64
@@ -72,9 +74,11 @@ class OidcAttempt:
         try:
             values = json.loads(base64.urlsafe_b64decode(text))
             attempt = cls(**values)
-        except (ValueError, TypeError, binascii.Error):
+        except (ValueError, TypeError, RecursionError):
             return None
-        return attempt if all(isinstance(value, str) and value for value in values.values()) else None
+        # ASCII: what we write is, and a lone surrogate could be sent nowhere.
+        sound = all(isinstance(value, str) and value and value.isascii() for value in values.values())
+        return attempt if sound else None
 
     def to_cookie(self) -> str:
         """For the browser."""
@@ -110,6 +114,7 @@ class OidcClient:
         self._redirect_uri = settings.base_url.rstrip("/") + CALLBACK
         self._lock = threading.Lock()
         self._provider: _Provider | None = None
+        self._away_until = -_AWAY_FOR_S
         self._keys: KeySet | None = None
 
     def authorization_url(self, attempt: OidcAttempt) -> str:
@@ -163,8 +168,15 @@ class OidcClient:
 
     def _metadata(self) -> _Provider:
         with self._lock:
-            if self._provider is None or self._provider.read_at < time.monotonic() - _KNOWN_FOR_S:
-                self._provider = self._read_metadata()
+            now = time.monotonic()
+            if self._provider is None or self._provider.read_at < now - _KNOWN_FOR_S:
+                if now < self._away_until:
+                    raise OidcUnavailable("the provider did not answer a moment ago")
+                try:
+                    self._provider = self._read_metadata()
+                except OidcUnavailable:
+                    self._away_until = time.monotonic() + _AWAY_FOR_S
+                    raise
             return self._provider
 
     def _read_metadata(self) -> _Provider:
@@ -238,7 +250,7 @@ class OidcClient:
             raise OidcUnavailable(str(error)) from None
         try:
             found = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise OidcUnavailable(f"the provider answered HTTP {status} without JSON") from None
         if 400 <= status < 500 and method == "POST":
             raise OidcRefused("The login service does not take this login: log in anew.")
@@ -278,9 +290,13 @@ class OidcClient:
         return self._keys or self._read_keys()
 
     def _read_keys(self) -> KeySet:
-        self._keys = KeySet.import_key_set(
-            {"keys": self._asked("GET", self._metadata().jwks_uri).get("keys", [])}
-        )
+        found = self._asked("GET", self._metadata().jwks_uri).get("keys")
+        keys = []
+        for key in found if isinstance(found, list) else []:
+            # One of a kind that is not known here keeps none of the others out (RFC 7517 section 5).
+            with contextlib.suppress(JoseError, ValueError, TypeError, LookupError, AttributeError):
+                keys.append(JWKRegistry.import_key(key))
+        self._keys = KeySet(keys)
         return self._keys
 
     def _of_claims(self, claims: Mapping[str, Any]) -> OidcUser:

@@ -312,7 +312,7 @@ def _destination_lines(
 def _worker_line(one: WorkerLife, now: datetime) -> Line:
     return Line(
         name=display.plain_text(one.owner),
-        count="reading" if one.is_reading else display.plain_text(one.action),
+        count="reading" if one.is_reading else words_of(display.plain_text(one.action)),
         since=display.age(one.at, now=now),
         study_instance_uid=one.study_instance_uid,
         address="",

@@ -11,6 +11,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from ich_node.errors import IchNodeError
 
 MIN_LENGTH, MAX_LENGTH = 12, 256
+_TELLING_NAME = 4
+"""Letters of a name; a shorter one stands in many words."""
 _AT_ONCE = 2
 """Each takes 64 MiB while it is hashed."""
 
@@ -31,11 +33,14 @@ def check_strength(password: str, user_name: str) -> None:
     WeakPassword
         With what to do.
     """
+    if any("\ud800" <= character <= "\udfff" for character in password):
+        raise WeakPassword("this password is not UTF-8, so that no browser could send it: write it in UTF-8")
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise WeakPassword(
             f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters: several words make a good one"
         )
-    if user_name in password.lower() or len(set(password)) < 5:
+    names_user = len(user_name) >= _TELLING_NAME and user_name in password.lower()
+    if names_user or len(set(password)) < 5:
         raise WeakPassword(
             "this password is guessed at once: several words that do not name the user make a good one"
         )

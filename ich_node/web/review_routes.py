@@ -74,7 +74,6 @@ class ReviewRoutes:
         reason = _one_of(DisagreementReason, fields.get("reason", ""))
         if verdict is Verdict.DISAGREE and reason is None:
             raise HTTPException(422, "Choose why you disagree.")
-        of_reading = fields.get("reading", "")
         try:
             with self._site.database.writing() as session:
                 add_review(
@@ -85,7 +84,7 @@ class ReviewRoutes:
                     now=datetime.now(UTC),
                     reason=reason if verdict is Verdict.DISAGREE else None,
                     comment=plain_text(fields.get("comment")) if verdict is Verdict.DISAGREE else None,
-                    of_reading=int(of_reading) if of_reading.isdecimal() and len(of_reading) < 19 else None,
+                    of_reading=_reading(fields.get("reading")),
                 )
         except LookupError:
             raise HTTPException(404, f"No study {study} is here.") from None
@@ -132,6 +131,15 @@ async def _fields(request: Request) -> dict[str, str]:
     except NotAForm:
         raise HTTPException(415, "This takes a form as the study page sends it.") from None
     return fields
+
+
+def _reading(number: str | None) -> int | None:
+    """As `add_review` takes it: the page of a study that is not read yet says nothing of a reading that comes."""
+    if number is None:
+        return None
+    if not number:
+        return 0
+    return int(number) if number.isdecimal() and len(number) < 19 else -1
 
 
 def _one_of(codes: type[_Code], text: str) -> _Code | None:

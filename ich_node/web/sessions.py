@@ -94,7 +94,7 @@ class Admission:
         self._site = site
         self._web = site.settings.web
         self._idle = timedelta(minutes=self._web.login.idle_minutes)
-        self._wrong_tokens = _Seldom(60.0)
+        self._wrong_tokens = Seldom(60.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -139,7 +139,11 @@ class Admission:
             logger.warning("%s", error)
             raise _Refused(self._fault(scope, 503, _AWAY)) from None
         if known is None:
-            raise _Refused(self._led_to_login(scope))
+            response = self._led_to_login(scope)
+            if cookie_name(scope) in HTTPConnection(scope).cookies:
+                # A session has ended by itself: nobody has logged out, and pictures may be in the browser's cache.
+                response.headers["Clear-Site-Data"] = '"cache"'
+            raise _Refused(response)
         return known
 
     def _known(self, scope: Scope) -> _Known | None:
@@ -285,7 +289,7 @@ class _Answer:
         return True
 
 
-class _Seldom:
+class Seldom:
     """Lets one of many through for each source and time, so that a flood fills no table."""
 
     _MOST: Final = 10_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -85,7 +86,14 @@ class Site:
 
         A database that cannot be written keeps no page from who reads it: what could not be written is kept in
         memory and written with the next access that can.
+
+        Parameters
+        ----------
+        detail
+            Of a search it may be the search's address. What was searched for is left out: those are names.
         """
+        if action is AccessAction.QUERY and detail:
+            detail = _without_values(detail)
         who = caller or caller_of(request)
         self._access_log.add(
             Access(
@@ -99,6 +107,13 @@ class Site:
                 detail=detail,
             )
         )
+
+
+def _without_values(detail: str) -> str:
+    """An address with the names of its keys alone."""
+    what, _, query = detail.partition("?")
+    names = dict.fromkeys(name for name, _ in parse_qsl(query, keep_blank_values=True))
+    return f"{what}?{'&'.join(names)}" if names else what
 
 
 def require_uid(text: str) -> None:

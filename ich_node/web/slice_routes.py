@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 _GONE = "The images of this study are no longer here; the PACS has them."
 _FASTEST = 1
+_MOST_READINGS = 2**31
 _WORTH_PACKING = 0.95
 """A slice that packs worse than this is sent as it is."""
 
@@ -98,7 +99,8 @@ class SliceRoutes:
         """The likelihood maps of a reading, as `ich_node.report.likelihood_maps` writes them."""
         require_uid(study_instance_uid)
         with self._site.database.reading() as session:
-            name = maps_file_name(session, study_instance_uid, reading_id)
+            is_number = 0 < reading_id < _MOST_READINGS  # a database takes no larger one
+            name = maps_file_name(session, study_instance_uid, reading_id) if is_number else None
         if name is None:
             raise HTTPException(404, "There are no likelihood maps of this reading, or none any more.")
         self._record(request, study_instance_uid)

@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from ich_node.database.access import AccessAction
+from ich_node.database.engine import Session
 from ich_node.database.reviews import reviews_of
 from ich_node.database.slices import count_present, read_series_of
 from ich_node.database.worklist import result_file, result_files, study_report, worklist_row
@@ -64,8 +65,9 @@ class StudyRoutes:
 
     def page(self, request: Request, study_instance_uid: str) -> Response:
         """One study with its overlays."""
-        row, report, files = self._study(study_instance_uid)
+        # One snapshot: a verdict is on the reading that is shown.
         with self._site.database.reading() as session:
+            row, report, files = _study(session, study_instance_uid)
             series = read_series_of(session, study_instance_uid)
             present = count_present(session, series) if series is not None else 0
             said = reviews_of(session, study_instance_uid)
@@ -87,7 +89,8 @@ class StudyRoutes:
 
     def version(self, study_instance_uid: str) -> Response:
         """Whether an open study page still shows what is known."""
-        row, report, _ = self._study(study_instance_uid)
+        with self._site.database.reading() as session:
+            row, report, _ = _study(session, study_instance_uid)
         version = study_version(row, report)
         return JSONResponse({"version": version, "shown_at": display.local_time(datetime.now(UTC))})
 
@@ -113,16 +116,6 @@ class StudyRoutes:
         name = f"{sop_instance_uid}.dcm"
         return FileResponse(path, media_type="application/dicom", filename=name, headers=IMMUTABLE)
 
-    def _study(self, study_instance_uid: str) -> tuple[dict[str, Any], dict[str, Any], _ResultFiles]:
-        require_uid(study_instance_uid)
-        with self._site.database.reading() as session:
-            row = worklist_row(session, study_instance_uid)
-            report = study_report(session, study_instance_uid)
-            files = result_files(session, study_instance_uid)
-        if row is None or report is None:
-            raise HTTPException(404, f"No study {study_instance_uid} is here.")
-        return row, report, files
-
     def _result(self, sop_instance_uid: str, *, kinds: tuple[str, ...] = ()) -> tuple[Path, str]:
         require_uid(sop_instance_uid)
         with self._site.database.reading() as session:
@@ -133,3 +126,12 @@ class StudyRoutes:
         if not path.is_relative_to(self._results_dir.resolve()):
             raise HTTPException(404, f"No such result object {sop_instance_uid} is here.")
         return path, found.study_instance_uid
+
+
+def _study(session: Session, study_instance_uid: str) -> tuple[dict[str, Any], dict[str, Any], _ResultFiles]:
+    require_uid(study_instance_uid)
+    row = worklist_row(session, study_instance_uid)
+    report = study_report(session, study_instance_uid)
+    if row is None or report is None:
+        raise HTTPException(404, f"No study {study_instance_uid} is here.")
+    return row, report, result_files(session, study_instance_uid)

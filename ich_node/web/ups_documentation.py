@@ -19,15 +19,18 @@ _UID_PATTERN = r"^(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+$"
 _EXAMPLE_UID = "2.25.1"
 
 
-def _answers(*codes: int, **meanings: str) -> dict[int | str, dict[str, Any]]:
+def _answers(*codes: int) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {}
     for code in codes:
-        found[code] = {"description": meanings.get(f"s{code}", _MEANINGS[code]), "content": _TEXT}
+        found[code] = {"description": _MEANINGS[code]}
+        if code != 204:
+            found[code]["content"] = _TEXT
     return found
 
 
 _MEANINGS = {
     200: "Done.",
+    204: "Nothing was found.",
     201: "Subscribed; Content-Location names the WebSocket.",
     202: "The request was accepted; Warning says where the workitem was canceled already.",
     400: "The request is malformed, or its Transaction UID is missing or incorrect.",
@@ -110,6 +113,7 @@ _LOOK = (200, 400, 403, 404, 406)
 
 SEARCH = _described(
     "Search for workitems",
+    204,
     400,
     403,
     406,

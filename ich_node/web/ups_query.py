@@ -11,10 +11,12 @@ from fnmatch import fnmatchcase
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
 
 from ich_node.codes import INTERPRETATION
-from ich_node.database.attribute_matching import is_universal
+from ich_node.database.matching import is_universal
+from ich_node.database.workitem_events import readiness, step_priority
 from ich_node.database.workitem_states import WorkitemState
 from ich_node.database.workitems import TEXT_KEYS, WorkitemQuery
 from ich_node.errors import IchNodeError
+from ich_node.findings import Priority, StudyState
 from ich_node.receive.limits import is_valid_uid
 
 WORKLIST_LABEL = "ICH"
@@ -149,16 +151,21 @@ def _with_key(query: WorkitemQuery, path: str, value: str) -> WorkitemQuery:
 
 
 def _states(query: WorkitemQuery, keyword: str, value: str) -> WorkitemQuery:
-    known = {str(state): state for state in WorkitemState}
-    return replace(query, states=frozenset(known[one] for one in _list(value) if one in known))
+    return replace(query, states=frozenset(map(WorkitemState, _fitting(map(str, WorkitemState), value))))
 
 
 def _priorities(query: WorkitemQuery, keyword: str, value: str) -> WorkitemQuery:
-    return replace(query, step_priorities=frozenset(_list(value)))
+    return replace(query, step_priorities=_fitting(map(step_priority, Priority), value))
 
 
 def _readiness(query: WorkitemQuery, keyword: str, value: str) -> WorkitemQuery:
-    return replace(query, readiness=frozenset(_list(value)))
+    return replace(query, readiness=_fitting(map(readiness, StudyState), value))
+
+
+def _fitting(known: Iterable[str], value: str) -> frozenset[str]:
+    """Those of a code string's values that a list of values and patterns names."""
+    patterns = [one.replace("[", "[[]") for one in _list(value)]
+    return frozenset(one for one in known if any(fnmatchcase(one, pattern) for pattern in patterns))
 
 
 def _uids(query: WorkitemQuery, keyword: str, value: str) -> WorkitemQuery:

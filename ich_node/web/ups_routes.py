@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -34,6 +34,7 @@ from ich_node.receive.limits import is_valid_uid
 from ich_node.settings_section import check_ae_title
 from ich_node.web import ups_documentation as documentation
 from ich_node.web.caller import Caller, Role, caller_of
+from ich_node.web.dicomweb_media_types import Offer, choose
 from ich_node.web.site import Site
 from ich_node.web.ups_body import JSON_TYPES, only, read_dataset, take_uid
 from ich_node.web.ups_query import BadQuery, SearchRequest, read_keys, read_search
@@ -56,6 +57,7 @@ _WARNINGS: Mapping[WorkitemStatus, str] = {
 """Texts of the Warning header field (PS3.18 11.6.3.2, 11.7.3.2, 11.8.3.2); of all others `_INCONSISTENT`."""
 _BAD_REQUESTS = (WorkitemStatus.TRANSACTION_UID_INCORRECT, WorkitemStatus.ONLY_SCHEDULED_BY_CREATION)
 _MISSING = "The Transaction UID is missing."
+_ANSWERS = tuple(Offer(name=name) for name in JSON_TYPES)
 _T = TypeVar("_T")
 
 
@@ -99,7 +101,8 @@ class UpsRoutes:
             encode_workitem(item, station=self._station, inputs=one, service_url=_service(request))
             for item, one in zip(found, inputs, strict=True)
         ]
-        return _answer(encoded, headers=_search_warnings(request, asked, is_cut=is_cut))
+        headers = _search_warnings(request, asked, is_cut=is_cut)
+        return _answer(request, encoded, headers=headers) if encoded else Response(None, 204, headers)
 
     def retrieve(self, request: Request, workitem_uid: str) -> Response:
         """Retrieve (11.5)."""
@@ -109,7 +112,7 @@ class UpsRoutes:
             inputs = source_images(session, item)
         self._site.record(request, AccessAction.RETRIEVE, item.study_instance_uid, detail="workitem")
         encoded = encode_workitem(item, station=self._station, inputs=inputs, service_url=_service(request))
-        return _answer([encoded])
+        return _answer(request, [encoded])
 
     async def update(self, request: Request, workitem_uid: str) -> Response:
         """Update (11.6)."""
@@ -217,8 +220,7 @@ class UpsRoutes:
         return self._site.settings.receiver.ae_title
 
     def _may_look(self, request: Request) -> Caller:
-        if _accepted(request) is None:
-            raise HTTPException(406, f"Answers are {', '.join(JSON_TYPES)}.")
+        _media_type(request)
         return _require_role(request, Role.VIEWER)
 
     def _performer(self, request: Request) -> Caller:
@@ -335,22 +337,13 @@ def _transaction_of(request: Request) -> str | None:
     return found
 
 
-def _accepted(request: Request) -> str | None:
-    """The media type of an answer; ``None`` where none is acceptable."""
-    wanted = request.query_params.get("accept") or request.headers.get("accept") or "*/*"
-    ranges = [part.partition(";")[0].strip().lower() for part in wanted.split(",")]
-    if any(one in ("*/*", "application/*", JSON_TYPES[0]) for one in ranges):
-        return JSON_TYPES[0]
-    return JSON_TYPES[1] if JSON_TYPES[1] in ranges else None
-
-
 def _service(request: Request) -> str:
     return str(request.url.replace(path="/dicom-web", query="", fragment=""))
 
 
 def _notification_url(request: Request, ae_title: str) -> str:
     scheme = "wss" if request.url.scheme == "https" else "ws"
-    path = f"/ws/subscribers/{ae_title.replace(' ', '%20')}"
+    path = f"/ws/subscribers/{quote(ae_title, safe='')}"
     return str(request.url.replace(scheme=scheme, path=path, query="", fragment=""))
 
 
@@ -377,8 +370,14 @@ def _refusal(request: Request, status: int, warning: str, detail: str) -> HTTPEx
     return HTTPException(status, f"{warning} ({detail})", headers=_warning(request, warning))
 
 
-def _answer(content: list[JsonDataset], *, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(content, headers=headers, media_type=JSON_TYPES[0])
+def _media_type(request: Request) -> str:
+    return choose(request, _ANSWERS, single=True, multipart=False).offer.name
+
+
+def _answer(
+    request: Request, content: list[JsonDataset], *, headers: dict[str, str] | None = None
+) -> Response:
+    return JSONResponse(content, headers=headers, media_type=_media_type(request))
 
 
 def _done(request: Request, workitem_uid: str, *, status: int = 200, warning: str | None = None) -> Response:

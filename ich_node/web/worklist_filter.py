@@ -57,9 +57,9 @@ class WorklistFilter:
             states=_codes(StudyState, "state", query.getlist("state")),
             unreviewed=_one_of(("", "1"), "unreviewed", query.get("unreviewed", "")) == "1",
             within=_one_of(("", *WITHIN), "within", query.get("within", "")),
-            station=query.get("station", "").strip()[:_LONGEST],
-            search=query.get("q", "").strip()[:_LONGEST],
-            before=query.get("before", "").strip()[:_LONGEST],
+            station=_text(query.get("station", "")),
+            search=_text(query.get("q", "")),
+            before=_text(query.get("before", "")),
         )
 
     @property
@@ -105,6 +105,11 @@ class WorklistFilter:
         )
         for name, several in zip(_NAMES, values, strict=True):
             yield from ((name, str(value)) for value in several if value)
+
+
+def _text(value: str) -> str:
+    """Without NUL, which PostgreSQL takes in no text."""
+    return value.replace("\0", "").strip()[:_LONGEST]
 
 
 def _codes(kind: type[_Code], name: str, values: Iterable[str]) -> tuple[_Code, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ich_node.database.web_tables import AccessRow
 from ich_node.receive.limits import AllowedPeer
 from ich_node.receive.receiver import Receiver
 from ich_node.receive.spool import Spool
+from ich_node.receive.upper_layer import StorageAssociation
 from ich_node.receive.worklist_association import WorklistAnswers
 from ich_node.receive.worklist_find import (
     SOP_CLASS_UID,
@@ -45,7 +46,9 @@ from tests.bare_peer import (
     BarePeer,
     associate_rq,
     command_set,
+    echo_rq,
     elements_of,
+    fragments,
     p_data,
     pdv,
     store_rq,
@@ -215,6 +218,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
             raise FindRefused(FindStatus.OUT_OF_RESOURCES, "the database does not answer")
         if question.patient_id == "BROKEN":
             raise RuntimeError(ITEM.patient_name)
+        if question.patient_id == "ODD":
+            return [replace(ITEM, patient_sex="男"), ITEM]
         wanted = int(question.patient_id) if question.patient_id.isdecimal() else 1
         return [ITEM] * min(wanted, question.limit)
 
@@ -266,6 +271,49 @@ def test_what_cannot_be_answered_is_said_and_the_association_goes_on(
         assert peer.echo() == 0
         peer.release()
     assert ITEM.patient_name not in caplog.text
+
+
+def test_who_goes_on_asking_in_the_midst_of_the_answers_fills_no_memory(
+    alone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    looks_on = StorageAssociation.looks_on
+
+    def looking(association: StorageAssociation) -> bool:
+        goes_on = looks_on(association)
+        waiting.append(association.dimse.msg_queue.qsize())
+        return goes_on
+
+    monkeypatch.setattr(StorageAssociation, "looks_on", looking)
+    echo = p_data(pdv(ECHO_CONTEXT, COMMAND | LAST, echo_rq()))
+    with BarePeer.associated(alone, associate_rq(CONTEXTS)) as peer:
+        peer.send(find(identifier({}, PatientID="50")) + echo * 2000)
+        assert statuses(peer) == [0xFF00] * 50 + [0]
+        assert [peer.status() for _ in range(2000)] == [0] * 2000
+        peer.release()
+    assert len(waiting) == 50
+    assert max(waiting) == 1
+
+
+def test_an_image_that_comes_in_the_midst_of_the_answers_is_stored(alone: int) -> None:
+    dataset = small_object()
+    message = p_data(pdv(CT_CONTEXT, COMMAND | LAST, store_rq(dataset.SOPInstanceUID))) + b"".join(
+        p_data(value) for value in fragments(CT_CONTEXT, DATA, encoded(dataset), 200)
+    )
+    with BarePeer.associated(alone, associate_rq(CONTEXTS)) as peer:
+        peer.send(find(identifier({}, PatientID="300")) + message[:500])
+        peer.send(message[500:])
+        found = statuses(peer) + statuses(peer)
+        assert (found.count(0xFF00), found.count(0)) == (300, 2)
+        assert peer.echo() == 0
+        peer.release()
+
+
+def test_one_odd_header_keeps_nothing_back(alone: int) -> None:
+    with BarePeer.associated(alone, associate_rq(CONTEXTS)) as peer:
+        peer.send(find(identifier({}, PatientID="ODD", PatientSex="")))
+        assert statuses(peer) == [0xFF00, 0xFF00, 0]
+        peer.release()
 
 
 @pytest.mark.parametrize("how", ["release", "reset", "abort", "close"])

@@ -62,7 +62,7 @@ class Client:
             self.base, params=keys, headers={"Accept": "application/dicom+json"}, timeout=WAIT_S
         )
         answer.raise_for_status()
-        return [Dataset.from_json(one) for one in answer.json()]
+        return [] if answer.status_code == 204 else [Dataset.from_json(one) for one in answer.json()]
 
     def change(self, uid: str, state: str, transaction: str) -> httpx.Response:
         data = {

@@ -25,7 +25,8 @@ from tests.unit.test_ups_query import NAMES
 @pytest.fixture(scope="module")
 def database() -> Iterator[Database]:
     with postgresql_server() as server:
-        server.run("CREATE DATABASE ups")
+        # The locale in which PostgreSQL itself folds no letter but those of ASCII.
+        server.run("CREATE DATABASE ups TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
         database = Database(server.url("ups"))
         database.upgrade()
         for number, (study, header) in enumerate(NAMES.items()):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ich_node.database.access import Access, AccessAction, UnsentAccess
+from ich_node.database.engine import Database
+from ich_node.web.audit_export import AuditExport, NotTold
 from ich_node.web.audit_message import audit_message, syslog_message
 from ich_node.web_settings import AuditSettings
 
@@ -133,3 +136,34 @@ def test_any_name_and_identifier_can_be_told(name: str, patient_id: str) -> None
 def test_an_unknown_patient_is_said_to_be_unknown() -> None:
     root = xml_of(an_access(study_instance_uid=STUDY), patient_id=None)
     assert root[-1].get("ParticipantObjectID") == "UNKNOWN"
+
+
+@pytest.mark.parametrize("host", ["audit..example", "https://audit.example", "audit example", "audit:6514"])
+def test_a_repository_is_named_by_its_host(host: str) -> None:
+    with pytest.raises(ValueError, match="is no host name"):
+        AuditSettings(host=host)
+
+
+def test_a_name_that_cannot_be_looked_up_is_said() -> None:
+    export = AuditExport(cast("Database", None), AuditSettings(host=f"{'x' * 64}.example"))
+    with pytest.raises(NotTold, match="UnicodeError"):
+        export._send([b"x"])
+
+
+def test_the_export_goes_on_after_an_error_that_nobody_thought_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries, is_told = [], threading.Event()
+
+    def send_some(self: AuditExport) -> int:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ValueError("a row of another version")
+        is_told.set()
+        return 0
+
+    monkeypatch.setattr(AuditExport, "send_some", send_some)
+    monkeypatch.setattr("ich_node.web.audit_export.LONGEST_WAIT_S", 0.01)
+    with AuditExport(cast("Database", None), SETTINGS, look_every_s=0.01):
+        assert is_told.wait(30)
+    assert "they are kept: a row of another version" in caplog.text

@@ -208,6 +208,85 @@ def test_a_review_is_no_end_of_a_reading(database: Database) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_seen"),
+    [
+        (Priority.ROUTINE, Priority.STAT, False),
+        (Priority.HIGH, Priority.STAT, False),
+        (Priority.STAT, Priority.STAT, True),
+        (Priority.STAT, Priority.ROUTINE, True),
+    ],
+)
+def test_a_study_that_becomes_more_urgent_must_be_seen_anew(
+    database: Database, before: Priority, after: Priority, is_seen: bool
+) -> None:
+    received(database, STUDY, before)
+    say(database, Verdict.SEEN)
+    ask_again(database)
+    read_once(database, after, run=2, seconds=31)
+    assert study_row(database).priority == after
+    assert reviewed(database) == ((at(20), "Meyer") if is_seen else (None, None))
+    with database.reading() as session:
+        assert [review.counts for review in reviews_of(session, STUDY)] == [is_seen]
+
+
+def test_unread_images_have_a_negative_study_seen_anew_and_it_can_be(database: Database) -> None:
+    received(database, STUDY, Priority.ROUTINE)
+    say(database, Verdict.AGREE)
+    more_images(database)
+    assert (study_row(database).priority, *reviewed(database)) == (Priority.MEDIUM, None, None)
+    assert not say(database, Verdict.UNSEEN, seconds=35)
+    assert say(database, Verdict.SEEN, seconds=40)
+    assert not say(database, Verdict.SEEN, seconds=41)
+    assert reviewed(database) == (at(40), "Meyer")
+    with database.reading() as session:
+        assert [(r.verdict, r.counts) for r in reviews_of(session, STUDY)] == [
+            (Verdict.SEEN, True),
+            (Verdict.AGREE, False),
+        ]
+        (routine,) = agreement(session, since=at(0))
+    assert (routine.judged, routine.agreed) == (1, 1)
+
+
+def test_what_was_looked_at_with_a_lesser_flag_does_not_stand_in_for_a_later_look(database: Database) -> None:
+    received(database, STUDY, Priority.ROUTINE)
+    say(database, Verdict.SEEN)
+    ask_again(database)
+    read_once(database, Priority.STAT, run=2, seconds=31)
+    say(database, Verdict.SEEN, "Novak", seconds=40)
+    assert say(database, Verdict.UNSEEN, "Novak", seconds=50)
+    assert reviewed(database) == (None, None)
+
+
+def test_a_study_that_is_as_urgent_as_it_was_stays_seen(database: Database) -> None:
+    """Its readings are negative, and images that nobody could read keep it from being so."""
+    received(database, STUDY, Priority.ROUTINE)
+    more_images(database)
+    say(database, Verdict.SEEN, seconds=40)
+    claim = must_claim(database, seconds=50)
+    with database.writing() as session:
+        finish_not_read(
+            session, claim, exclusions=(), reason=RejectionReason.NOT_HEAD, detail="a knee", now=at(51)
+        )
+    assert (study_row(database).priority, *reviewed(database)) == (Priority.MEDIUM, at(40), "Meyer")
+
+
+def test_who_saw_a_study_before_it_was_read_has_not_seen_the_flag(read: Database) -> None:
+    with pytest.raises(ReviewRefused, match="read again"):
+        say(read, Verdict.SEEN, of_reading=0)
+    received(read, "1.2.9", None)
+    assert say(read, Verdict.SEEN, study_instance_uid="1.2.9", of_reading=0)
+
+
+def ask_again(database: Database) -> None:
+    with database.writing() as session:
+        session.get_one(type(study_row(database)), STUDY).reprocess_requested_at = at(30)
+
+
+def more_images(database: Database) -> None:
+    Sender(database=database, study=STUDY, series=f"{STUDY}.1").send(2, seconds=30, due=30)
+
+
 def test_agreement_counts_the_last_word_on_each_reading(database: Database) -> None:
     for number, priority in enumerate((Priority.STAT, Priority.STAT, Priority.STAT, Priority.ROUTINE)):
         received(database, f"1.2.{number}", priority)

@@ -73,6 +73,9 @@ def test_values_are_read_by_what_their_attribute_holds():
     assert alternatives("SeriesNumber", "007") == (Value(text="7"),)
     assert alternatives("SliceThickness", "5.0") == (Value(text="5"),)
     assert alternatives("PatientID", "") == ()
+    for name in ("PatientID", "StudyDate", "StudyTime", "StudyInstanceUID", "PatientName"):
+        assert alternatives(name, "*") == ()
+    assert alternatives("PatientID", "a\x00b") == (Value(text="ab", has_wildcards=True),)
     assert alternatives("PatientID", '""') == (Value(text='""', has_wildcards=True),)
     assert alternatives("PatientID", '""', emptyvaluematching="true") == (Empty(),)
     assert len(alternatives("PatientID", "a\\b", multiplevaluematching="true")) == 2

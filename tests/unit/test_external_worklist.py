@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -128,6 +128,18 @@ def test_what_was_known_later_stays(external: ExternalTable) -> None:
     assert rows(external)[0]["prio"] == 2
 
 
+def test_what_is_known_in_the_hour_that_comes_twice_is_written(external: ExternalTable) -> None:
+    put(external, "ACC-4711")
+    berlin = replace(external, zone=ZoneInfo("Europe/Berlin"))
+    for hour, minute, priority in ((0, 50, Priority.MEDIUM), (1, 10, Priority.STAT)):
+        happened_at = datetime(2026, 10, 25, hour, minute, tzinfo=UTC)
+        said = write_notice(notice(happened_at=happened_at, priority=priority), berlin)
+        assert (said.result, said.detail) == (NoticeResult.SENT, "")
+    (row,) = rows(external)
+    hour = "01" if external.url.startswith(("mysql", "mariadb")) else "02"  # whose TIMESTAMP is in UTC
+    assert (row["prio"], str(row["changed"])[:16]) == (1, f"2026-10-25 {hour}:10")
+
+
 def test_without_a_column_for_it_the_caller_sees_to_the_order(external: ExternalTable) -> None:
     put(external, "ACC-4711")
     plain = replace(external, columns={k: v for k, v in COLUMNS.items() if k != "changed_at"})
@@ -210,12 +222,18 @@ def test_a_mapping_that_does_not_fit_is_named_with_the_way_out(
         check_external(wrong)
 
 
-def test_a_wrong_address_is_named(theirs_url: str, tmp_path: Path, external: ExternalTable) -> None:
+def test_a_wrong_address_is_named(tmp_path: Path, external: ExternalTable) -> None:
+    (tmp_path / "there").touch()
     for url, words in (
         ("nonsense", "is not a URL such as"),
         (f"sqlite:///{tmp_path / 'absent'}", "is not there"),
         ("nodb://u:s3cret@h/d", "cannot be used"),
         ("postgresql+nodriver://u:s3cret@h/d", "cannot be used"),
+        ("postgresql+pg8000://u:s3cret@h/d", "the driver that postgresql.pg8000 names is not installed"),
+        (
+            f"sqlite:///{tmp_path / 'there'}?timeout=s3cret",
+            "does not take what stands behind the question mark",
+        ),
     ):
         with pytest.raises(ConfigurationError, match=words) as raised:
             check_external(replace(external, url=url))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -140,6 +141,41 @@ def test_a_time_of_the_day_without_a_date() -> None:
 
 
 @pytest.mark.parametrize(
+    ("time", "begin", "end"),
+    [
+        ("10", (10, 0, 0), (11, 0, 0)),
+        ("1030", (10, 30, 0), (10, 31, 0)),
+        ("103015.25", (10, 30, 15), (10, 30, 16)),
+        ("08-10", (8, 0, 0), (11, 0, 0)),
+        ("-1030", (0, 0, 0), (10, 31, 0)),
+    ],
+)
+def test_a_time_that_names_no_seconds_is_all_of_it(
+    time: str, begin: tuple[int, int, int], end: tuple[int, int, int]
+) -> None:
+    step = {"ScheduledProcedureStepStartDate": "20260301", "ScheduledProcedureStepStartTime": time}
+    read = question(identifier(step))
+    assert [read.received_from, read.received_before] == [
+        datetime(2026, 3, 1, *of_day).astimezone() for of_day in (begin, end)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "priorities"),
+    [
+        ("STAT", ("STAT",)),
+        ("ST*", ("STAT",)),
+        (["STAT", "H?GH "], ("STAT", "HIGH")),
+        (["STAT", "*"], ()),
+        ("LOW", ("LOW",)),
+        ("X*", ("X*",)),
+    ],
+)
+def test_priorities_are_matched_with_wild_cards(asked: str | list[str], priorities: tuple[str, ...]) -> None:
+    assert question(identifier(RequestedProcedurePriority=asked)).priorities == priorities
+
+
+@pytest.mark.parametrize(
     ("step", "keys"),
     [
         ({"ScheduledProcedureStepStartDate": "yesterday"}, {}),
@@ -224,6 +260,9 @@ def test_who_asks_for_too_much_is_told_so() -> None:
         ("ИВАНОВ", "ISO_IR 100", "ISO_IR 192"),
         ("Yamada^Tarou=山田^太郎", "", "ISO_IR 192"),
         ("ИВАНОВ", "NONSENSE", "ISO_IR 192"),
+        ("山田^太郎", "ISO 2022 IR 87", "ISO_IR 192"),
+        ("ヤマダ^タロウ", "ISO_IR 13", "ISO_IR 192"),
+        ("MÜLLER^JÖRG", "ISO_IR 6", "ISO_IR 100"),
     ],
 )
 def test_character_sets(name: str, own: str, expected: str | None) -> None:
@@ -235,6 +274,20 @@ def test_character_sets(name: str, own: str, expected: str | None) -> None:
     encoded = encode(found, False, True)
     assert encoded is not None
     assert decode(_file(encoded), False, True).PatientName == name
+
+
+@pytest.mark.parametrize(
+    "keyword", ["patient_sex", "patient_birth_date", "modality", "station_ae_title", "study_instance_uid"]
+)
+def test_a_value_that_cannot_be_sent_is_left_out(keyword: str) -> None:
+    asked = identifier({}, PatientSex="", PatientBirthDate="", StudyInstanceUID="", PatientName="")
+    found = encode_item(replace(ITEM, patient_name="王^小东", **{keyword: "男"}), asked)
+    encoded = encode(found, False, True)
+    assert encoded is not None
+    assert decode(_file(encoded), False, True).PatientName == "王^小东"
+    assert sum(not found[name].value for name in ("PatientSex", "PatientBirthDate", "StudyInstanceUID")) == (
+        0 if keyword in ("modality", "station_ae_title") else 1
+    )
 
 
 def _file(content: bytes) -> Any:
@@ -331,6 +384,40 @@ def test_an_answer_that_comes_too_late_is_nobodys(monkeypatch: pytest.MonkeyPatc
         may_go_on.set()
         ends._answer_seconds = 30.0
         assert [item.patient_id for item in ends.look_up(QUESTION)] == ["P1"]
+
+
+def test_nobody_waits_in_a_row_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worklist_line, "yield_to_receiving", lambda: None)
+    may_go_on = threading.Event()
+    asked: list[str] = []
+
+    def hanging(question: WorklistQuestion) -> list[WorklistItem]:
+        asked.append(question.patient_id)
+        assert may_go_on.wait(30)
+        return [ITEM]
+
+    refused: list[float] = []
+
+    def ask(ends: WorklistLine, number: int) -> None:
+        begun = time.monotonic()
+        with pytest.raises(FindRefused) as caught:
+            ends.look_up(replace(QUESTION, patient_id=str(number)))
+        assert caught.value.status == 0xA700
+        refused.append(time.monotonic() - begun)
+
+    with line(hanging, seconds=0.5) as ends:
+        askers = [threading.Thread(target=ask, args=(ends, number)) for number in range(8)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join(30)
+        may_go_on.set()
+        ends._answer_seconds = 30.0
+        assert ends.look_up(replace(QUESTION, patient_id="last")) == [ITEM]
+    assert len(refused) == 8
+    assert max(refused) < 2.0  # one after the other they would wait for 4 s
+    assert len(asked) == 2  # and a database that recovers is not asked for what nobody waits for
+    assert asked[-1] == "last"
 
 
 def test_a_line_that_is_cut_is_a_refusal() -> None:

@@ -13,7 +13,7 @@ from ich_node.database.engine import Database
 from ich_node.database.workitem_states import WorkitemState
 from ich_node.database.workitems import search_workitems
 from ich_node.web.ups_query import BadQuery, read_date_time_range, read_keys, read_search
-from tests.database_cases import Sender, sqlite_database
+from tests.database_cases import STUDY, Sender, sqlite_database
 
 NAMES = {
     "1.2.1": {"patient_name": "MÜLLER^JÖRG", "patient_id": "100%", "accession_number": "A_1"},
@@ -81,6 +81,15 @@ def test_what_matches(database: Database, key: str, value: str, studies: str) ->
     assert found(database, **{key: value}) == [f"1.2.{number}" for number in studies]
 
 
+def test_the_letters_of_a_name_are_enough_where_it_has_other_writings(tmp_path: Path) -> None:
+    with sqlite_database(tmp_path) as database:
+        header = {"patient_name": "Yamada^Tarou=山田^太郎", "patient_id": "7=8"}
+        Sender(database=database, header=header).send(1)
+        assert found(database, PatientName="YAMADA^tarou") == [STUDY]
+        assert found(database, PatientName="*太郎") == [STUDY]
+        assert found(database, PatientName="YAMADA^T") == found(database, PatientID="7") == []
+
+
 def test_two_keys_both_have_to_match(database: Database) -> None:
     assert found(database, PatientName="*", AccessionNumber="AB1") == ["1.2.2"]
     assert found(database, PatientName="MÜLLER*", AccessionNumber="AB1") == []
@@ -122,6 +131,21 @@ def test_paging_and_other_parameters() -> None:
         True,
     )
     assert read_search([("ProcedureStepState", "IN PROGRESS")]).query.states == {WorkitemState.IN_PROGRESS}
+
+
+@pytest.mark.parametrize(
+    ("value", "states", "priorities"),
+    [
+        ("C*", {"COMPLETED", "CANCELED"}, set()),
+        ("?IGH,LOW", set(), {"HIGH", "LOW"}),
+        ("[H]IGH", set(), set()),
+        ("SCHEDULED,x", {"SCHEDULED"}, set()),
+    ],
+)
+def test_code_strings_are_matched_with_wild_cards(value: str, states: set[str], priorities: set[str]) -> None:
+    query = read_search([("ProcedureStepState", value), ("ScheduledProcedureStepPriority", value)]).query
+    assert query.states == states
+    assert query.step_priorities == priorities
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,24 @@ def test_a_workitem_is_a_unified_procedure_step(unchanged: FastAPI) -> None:
     assert list(found) == sorted(found)
 
 
+@pytest.mark.parametrize(
+    ("accepted", "status", "given"),
+    [
+        ("application/json", 200, "application/json"),
+        ("application/json;q=0.5, application/dicom+json", 200, "application/dicom+json"),
+        ("application/dicom+json;q=0, application/json", 200, "application/json"),
+        ("application/dicom+xml", 406, ""),
+    ],
+)
+def test_the_media_type_that_is_accepted_is_given(
+    unchanged: FastAPI, accepted: str, status: int, given: str
+) -> None:
+    for path in (BASE, f"{BASE}/{UID}"):
+        answer = asked(unchanged, "GET", path, headers={"Accept": accepted})
+        assert answer.status_code == status
+        assert not given or answer.headers["content-type"] == given
+
+
 def test_a_search_gives_the_most_urgent_first_and_can_be_paged(unchanged: FastAPI) -> None:
     def page(query: str) -> tuple[list[str], str]:
         answer = asked(unchanged, "GET", f"{BASE}?{query}")
@@ -154,7 +172,9 @@ def test_a_search_gives_the_most_urgent_first_and_can_be_paged(unchanged: FastAP
     assert "Additional results can be requested" in said
     assert page("limit=2&offset=2") == ([ROUTINE], "")
     assert page("ScheduledProcedureStepPriority=LOW")[0] == [ROUTINE]
-    assert page("PatientID=nobody") == ([], "")
+    assert page("ScheduledProcedureStepPriority=H*,LOW")[0] == [STAT, ROUTINE]
+    nobody = asked(unchanged, "GET", f"{BASE}?PatientID=nobody")
+    assert (nobody.status_code, nobody.content) == (204, b"")
     assert "fuzzymatching parameter is not supported" in page("fuzzymatching=true")[1]
     found = asked(unchanged, "GET", f"{BASE}?PatientID=P0").json()[0]
     assert "00404021" not in found

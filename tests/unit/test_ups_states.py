@@ -31,6 +31,7 @@ from ich_node.database.workitem_states import (
     judge_cancel_request,
     judge_change,
 )
+from ich_node.database.workitems import find_workitem
 from ich_node.findings import Priority
 from tests.database_cases import STUDY, Sender, at, read_once, sqlite_database
 
@@ -159,6 +160,45 @@ def test_a_completed_workitem_is_a_review(tmp_path: Path) -> None:
             assert (study.reviewed_at, study.reviewed_by) == (at(3), "ROE")
             assert session.scalars(select(ReviewRow.verdict)).all() == ["SEEN"]
             assert "seen" in session.scalars(select(AuditRow.action)).all()
+
+
+@pytest.mark.parametrize("final", [C, X])
+def test_what_was_finished_with_is_scheduled_again_where_the_study_becomes_more_urgent(
+    tmp_path: Path, final: WorkitemState
+) -> None:
+    with sqlite_database(tmp_path) as database:
+        Sender(database=database).send(1)
+        uid = workitem_uid(STUDY)
+
+        def change(requested: WorkitemState, transaction: str) -> None:
+            with database.writing() as session:
+                change_state(session, uid, requested, transaction_uid=transaction, performer="ROE", now=at(3))
+
+        change(P, MINE)
+        with database.writing() as session:
+            update_workitem(session, uid, DONE, transaction_uid=MINE, now=at(2))
+        change(final, MINE)
+        read_once(database, Priority.STAT)
+        with database.reading() as session:
+            item = find_workitem(session, uid)
+            last = session.scalars(select(WorkitemEventRow).order_by(WorkitemEventRow.id.desc())).first()
+        assert item is not None
+        assert last is not None
+        assert (item.state, item.step_priority, item.reviewed_at, item.attributes) == (S, "HIGH", None, {})
+        assert last.content["00741000"]["Value"] == ["SCHEDULED"]
+        change(P, OTHERS)
+
+
+def test_who_performs_a_workitem_keeps_it_while_the_study_becomes_more_urgent(tmp_path: Path) -> None:
+    with sqlite_database(tmp_path) as database:
+        Sender(database=database).send(1)
+        with database.writing() as session:
+            change_state(session, workitem_uid(STUDY), P, transaction_uid=MINE, performer="ROE", now=at(3))
+        read_once(database, Priority.STAT)
+        with database.reading() as session:
+            item = find_workitem(session, workitem_uid(STUDY))
+        assert item is not None
+        assert (item.state, item.step_priority) == (P, "HIGH")
 
 
 def test_events_are_written_once_for_each_change_and_none_for_what_changes_nothing(tmp_path: Path) -> None:

@@ -247,6 +247,13 @@ def test_each_failure_doubles_the_wait_of_a_user_wherever_he_comes_from(database
     assert wait(database, user="anna", source="a") == 0
 
 
+def test_a_clock_that_was_set_back_keeps_nobody_out(database: Database) -> None:
+    fail(database, FREE_FOR_A_USER, user="anna", source="a", at=NOW + timedelta(days=1))
+    assert wait(database, user="anna", source="a") == 1
+    fail(database, 100, user="anna", source="a", at=NOW + timedelta(days=1))
+    assert wait(database, user="anna", source="a") == 300
+
+
 def test_trying_many_names_from_one_place_takes_longer_and_longer(database: Database) -> None:
     for number in range(FREE_FOR_A_SOURCE - 1):
         fail(database, 1, user=f"user{number}", source="a")
@@ -292,6 +299,10 @@ def test_weak_passwords_are_refused_with_what_to_do(password: str) -> None:
     with pytest.raises(passwords.WeakPassword, match="several words"):
         passwords.check_strength(password, "anna")
     passwords.check_strength(GOOD, "anna")
+
+
+def test_a_short_name_may_stand_in_a_word() -> None:
+    passwords.check_strength(GOOD, "co")
 
 
 @given(st.text(max_size=300))
@@ -402,6 +413,17 @@ def test_wrong_use_is_said_in_a_line(
     type_in(monkeypatch, "short\n")
     assert run(*arguments) == code
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_password_that_is_not_utf_8_is_refused(
+    node: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], errors: str
+) -> None:
+    """Its bytes would be lost, and others would do as well."""
+    typed = io.BytesIO("Käse und Brötchen\n".encode("latin-1"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(typed, encoding="utf-8", errors=errors))
+    assert run("users", "add", "anna", "--role", "viewer", "--password-stdin") == 1
+    assert "write it in UTF-8" in capsys.readouterr().err
 
 
 def test_tokens_by_command(node: Database, capsys: pytest.CaptureFixture[str]) -> None:

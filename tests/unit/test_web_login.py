@@ -17,6 +17,7 @@ import pytest
 from argon2 import PasswordHasher
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+from fastapi.routing import iter_route_contexts
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
@@ -178,6 +179,22 @@ def test_systems_and_changes_are_told_to_say_who_they_are(site: Site, method: st
     assert "Novak" not in response.text
 
 
+def test_every_address_asks_who_calls_and_none_lets_a_machine_look(site: Site) -> None:
+    paths = {re.sub(r"\{.*?\}", "1.2.3.1", one.path or "/") for one in iter_route_contexts(site.app.routes)}
+    with site.studies.database.writing() as session:
+        token = create_token(
+            session, name="modality", role="machine", created_by="x", now=datetime.now(UTC), expires_at=None
+        )
+    closed = sorted(path for path in paths if not path.startswith(("/login", "/health/", "/static")))
+    assert len(closed) > 40
+    for path in closed:
+        for method in ("GET", "HEAD", "OPTIONS", "POST"):
+            assert site.ask(method, path).status_code in (303, 401), path
+            answer = site.ask(method, path, headers={"authorization": f"Bearer {token}"})
+            sends = path == "/metrics" or (method == "POST" and path.startswith("/dicom-web/studies"))
+            assert answer.status_code in ((200, *NO_DESK) if sends else (303, 401, 403)), path
+
+
 def test_a_script_of_an_open_page_learns_that_its_session_is_over(site: Site) -> None:
     assert site.get("/worklist", accept="*/*").status_code == 401
 
@@ -316,7 +333,13 @@ def test_a_session_expires(site: Site, column: str) -> None:
     site.log_in()
     with site.studies.database.writing() as session:
         session.execute(update(SessionRow).values({column: datetime.now(UTC) - timedelta(minutes=31)}))
-    assert site.get("/").status_code == 303
+    for accept, status in ((PAGE, 303), ("*/*", 401)):
+        response = site.get("/", accept=accept)
+        assert response.status_code == status
+        # Nobody has logged out, and the next user of the browser must not find pictures in its cache.
+        assert response.headers["clear-site-data"] == '"cache"'
+    site.cookies = {}
+    assert "clear-site-data" not in site.get("/").headers
 
 
 def test_a_session_that_is_used_goes_on(site: Site) -> None:
@@ -343,6 +366,17 @@ def test_guessing_is_slowed_down_and_does_not_reach_the_password(site: Site) -> 
     assert site.log_in().status_code == 303
     with site.studies.database.reading() as session:
         assert not list(session.scalars(select(LoginFailureRow)))
+
+
+def test_a_flood_of_guesses_is_no_load_on_who_writes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(FREE_FOR_A_USER):
+        site.log_in(password="guess")
+
+    def taken(*, durable: bool = False) -> Any:
+        raise AssertionError("the write lock was taken")
+
+    monkeypatch.setattr(site.studies.database, "writing", taken)
+    assert site.log_in(password="guess").status_code == 429
 
 
 def test_an_old_hash_is_made_stronger(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -609,6 +643,37 @@ def test_an_access_that_is_refused_is_written_down(site: Site) -> None:
     row = site.accesses()[-1]
     assert (row.caller, row.role, row.source, row.outcome) == ("vera", "viewer", "192.0.2.9", "REFUSED")
     assert (row.action, row.study_instance_uid, row.detail) == ("VIEW", STUDY, f"GET /studies/{STUDY}/x")
+
+
+@pytest.mark.parametrize("path", ["/", "/worklist", "/api/worklist"])
+def test_what_was_searched_for_stands_in_no_record(site: Site, path: str) -> None:
+    site.log_in()
+    assert site.get(f"{path}?q=Novak+Jan&priority=STAT&q=Roe%26x=Doe").status_code == 200
+    row = site.accesses()[-1]
+    assert (row.action, row.outcome) == ("QUERY", "SUCCESS")
+    assert str(row.detail).endswith("worklist?priority&q")
+    site.get(path)
+    assert str(site.accesses()[-1].detail).endswith("worklist")
+
+
+def test_a_login_that_failed_is_written_down_with_the_role_that_was_tried(site: Site) -> None:
+    site.log_in("root", "wrong")
+    site.log_in("nobody", "wrong")
+    assert [(row.caller, row.role) for row in site.accesses()] == [("root", "admin"), ("unknown", "")]
+
+
+def test_an_address_or_a_body_that_is_not_as_it_must_be(site: Site) -> None:
+    site.log_in()
+    token = site.csrf()
+    page = site.get("/api/worklist?limit=x")
+    assert page.status_code == 422
+    assert "is not as it must be" in page.text
+    headers = {"accept": "*/*", "x-csrf-token": token, "content-type": "application/json"}
+    for body in (b'{"verdict": "\\ud800"}', b'{"verdict": "SEEN", "\\ud800": 1}', b'{"verdict": "secret"}'):
+        answer = site.ask("POST", f"/api/studies/{STUDY}/review", content=body, headers=headers)
+        assert answer.status_code == 422
+        assert {"type", "loc", "msg"} == set(answer.json()["detail"][0])
+        assert "secret" not in answer.text
 
 
 def test_a_page_comes_when_the_access_cannot_be_written_and_it_is_written_later(

@@ -136,6 +136,8 @@ def test_disagreement_with_reason_and_comment(novak: Person) -> None:
         ({"verdict": "DISAGREE"}, 422, "Choose why"),
         ({"verdict": "DISAGREE", "reason": "BECAUSE"}, 422, "Choose why"),
         ({"verdict": "AGREE", "reading": "4711"}, 409, "was read again meanwhile"),
+        ({"verdict": "SEEN", "reading": ""}, 409, "was read again meanwhile"),
+        ({"verdict": "SEEN", "reading": "none"}, 409, "was read again meanwhile"),
         ({"verdict": "DISAGREE", "reason": "OTHER", "comment": "x" * 2001}, 409, "2000 characters"),
     ],
 )
@@ -196,6 +198,15 @@ def test_a_study_that_was_not_read_can_be_seen_but_not_judged(studies: StoredStu
     assert "Disagree" not in person.page()
     assert person.review("AGREE").status_code == 409
     assert person.review("SEEN").status_code == 303
+
+
+def test_the_page_of_an_unread_study_marks_no_reading_as_seen(studies: StoredStudies) -> None:
+    studies.receive(STUDY, at=ago(20))
+    person = Person(studies)
+    assert '<input type="hidden" name="reading" value="">' in person.page()
+    studies.read(STUDY, at=ago(19), suspicion=0.97)
+    assert person.review("SEEN", reading="").status_code == 409
+    assert row(person).reviewed_at is None
 
 
 def test_a_verdict_on_an_earlier_reading_is_shown_as_such(novak: Person) -> None:

@@ -295,6 +295,8 @@ def test_likelihood_maps_as_they_were_written(browser: Browser, single: str) -> 
     assert len(json.loads(head)["maps"]) == 6
     assert len(cells) == 6 * json.loads(head)["rows"] * json.loads(head)["columns"]
     assert browser.get(address.replace(single, "1.2.3")).status_code == 404
+    for number in (0, 2**31, 10**30):
+        assert browser.get(f"/studies/{single}/readings/{number}/maps").status_code == 404
 
 
 def test_one_look_is_one_line_in_the_access_log(node: ReadStudies, single: str) -> None:

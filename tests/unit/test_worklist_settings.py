@@ -29,6 +29,7 @@ def test_it_is_off_until_it_names_a_database() -> None:
         ({"url": ""}, "url or url_file says in which database"),
         ({"url": "http://ris.local/RIS"}, "begins with one of postgresql"),
         ({"url": "mssql"}, "begins with one of"),
+        ({"url": "http://ich:secret\N{ACCOUNT OF}@ris.local/RIS"}, "begins with one of"),
         ({"table": ""}, "table is needed"),
         ({"columns": {"priority": "Prio"}}, "accession_number is in key and has no column"),
         ({"columns": {"accession_number": "AccessionNo"}}, "nothing would be written"),

@@ -95,6 +95,21 @@ export function follow(address, take) {
     }
   }
 
+  function show(found) {
+    if (!found) return lost("Connection lost: the node does not answer.");
+    const { response, text } = found;
+    const isText = response.headers.get("content-type")?.startsWith("text/plain");
+    if (!response.ok) return lost(isText ? text.trim().slice(0, 200) : `The node is not reached: ${response.status}.`);
+    let shownAt;
+    try {
+      shownAt = take(text);
+    } catch (error) {
+      console.warn(error);
+      return lost("What came is no answer of the node."); // of a proxy, say
+    }
+    return fresh(shownAt);
+  }
+
   async function refresh() {
     clearTimeout(timer);
     request?.abort();
@@ -111,8 +126,7 @@ export function follow(address, take) {
       location.reload(); // logged out: the page itself leads to the login
       return;
     }
-    if (found?.response.ok) fresh(take(found.text));
-    else lost(found ? found.text.trim().slice(0, 200) : "Connection lost: the node does not answer.");
+    show(found);
     const ended = performance.now();
     restUntil = ended + Math.max(REST_MS, 4 * (ended - began)); // a busy node is not asked more than it can answer
     const told = found?.response.ok && ended - heardAt < SILENCE_MS;

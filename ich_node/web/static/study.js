@@ -9,6 +9,8 @@ const strip = Array.from(document.querySelectorAll(".strip a"));
 const announcer = document.getElementById("announcer");
 const controls = document.getElementById("controls");
 const keysDialog = document.getElementById("keys");
+const KEYS_OFF = "ich-node-keys-off"; // set in the help of the worklist
+const back = sessionStorage.getItem("ich-node-worklist") ?? "/";
 let at = 0;
 let viewer = null;
 
@@ -99,11 +101,16 @@ function onKey(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || keysDialog?.open) return false;
   if (event.key === "Escape") {
     if (isTyping(event.target)) event.target.blur();
-    else location.assign("/");
+    else location.assign(back);
     return true;
   }
+  if (event.key.length === 1 && localStorage.getItem(KEYS_OFF) !== null) return false;
   const isArrow = /^(Arrow|Home|End|Page)/.test(event.key);
   if (isTyping(event.target) || (isArrow && event.target.matches("input"))) return false;
+  if (event.key === "r") {
+    document.querySelector("#review :is(button:enabled, summary)")?.focus();
+    return true;
+  }
   if (viewer) {
     if (event.key === "?") keysDialog.showModal();
     else if (isArrow && event.target.closest(".panel")) return false; // it scrolls
@@ -120,6 +127,12 @@ document.addEventListener("keydown", (event) => {
   if (onKey(event)) event.preventDefault();
 });
 
+// Which reading a page shows, and what comes of it.
+const shownResult = (page) =>
+  page.querySelector("#review [name=reading]")?.value +
+  page.querySelector(".verdict").textContent +
+  page.querySelector(".score").textContent;
+
 // Sends a form without leaving the slice that is looked at; without scripts the form sends itself.
 async function send(form) {
   const token = document.querySelector("meta[name=csrf-token]")?.content ?? "";
@@ -128,13 +141,16 @@ async function send(form) {
     headers: { "X-CSRF-Token": token, Accept: "text/html;q=0.9" },
     body: new URLSearchParams(new FormData(form)),
   });
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  if (!response.ok) throw new Error(page.querySelector("h1")?.textContent ?? "This could not be done.");
-  for (const id of ["review", "state", "audit"]) {
-    const fresh = page.getElementById(id);
-    if (fresh) document.getElementById(id).replaceWith(document.adoptNode(fresh));
+  const text = await response.text();
+  const page = new DOMParser().parseFromString(text, "text/html");
+  if (!response.ok) throw new Error(page.querySelector("h1")?.textContent ?? text.trim().slice(0, 200));
+  if (!page.getElementById("review")) return location.reload(); // no page of ours
+  const isSame = shownResult(page) === shownResult(document);
+  for (const id of ["review", "state", "delivery", "audit"]) {
+    document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
   }
-  study.dataset.version = page.getElementById("study")?.dataset.version ?? "";
+  // Else it is said soon that the study has changed: there is another result than the one that is shown.
+  if (isSame) study.dataset.version = page.getElementById("study").dataset.version;
   announcer.textContent = document.querySelector(".reviewed")?.textContent ?? "Done";
   document.getElementById("review").querySelector("summary, button")?.focus();
 }
@@ -155,6 +171,9 @@ document.addEventListener("submit", async (event) => {
   }
 });
 
+document.body.classList.add("has-script");
+document.querySelector(".back").href = back;
+sessionStorage.setItem("ich-node-study", study.dataset.uid);
 openSlices();
 poll(`/studies/${study.dataset.uid}/version`, (text) => {
   const { version, shown_at: shownAt } = JSON.parse(text);

@@ -304,10 +304,12 @@ export class Viewer {
 
   drawOverlay(at, ratio) {
     const shown = this.facts.classes.filter(({ code }) => !this.hidden.has(code));
+    const { places } = this.facts.slices[this.at];
     for (const kind of this.maps ? shown : []) {
-      drawMap(this.context, this.maps, this.at, kind, this.opacity, at, ratio);
+      const letters = places.some(({ code }) => code === kind.code) ? "" : kind.letters; // the place has them
+      drawMap(this.context, this.maps, this.at, { ...kind, letters }, this.opacity, at, ratio);
     }
-    for (const place of this.facts.slices[this.at].places) {
+    for (const place of places) {
       const kind = shown.find(({ code }) => code === place.code);
       if (kind) drawPlace(this.context, place, kind, at, ratio);
     }

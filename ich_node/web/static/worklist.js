@@ -16,6 +16,7 @@ const KEYS_OFF = "ich-node-keys-off";
 
 function sync(shown, current) {
   if (shown.outerHTML === current.outerHTML) return;
+  for (const { name } of Array.from(shown.attributes)) if (!current.hasAttribute(name)) shown.removeAttribute(name);
   for (const { name, value } of current.attributes) {
     if (shown.getAttribute(name) !== value) shown.setAttribute(name, value);
   }
@@ -48,17 +49,22 @@ function syncRest(current) {
   }
 }
 
-function announce(before) {
-  const stat = Array.from(lines.querySelectorAll('[data-priority="STAT"]'));
-  const added = stat.filter((line) => before.get(line.id) !== "STAT");
+const waitingStat = () => Array.from(lines.querySelectorAll('[data-priority="STAT"]:not([data-reviewed])'));
+const hiddenStat = () => Number(document.querySelector("[data-hidden-stat]")?.dataset.hiddenStat ?? 0);
+
+function announce(before, hiddenBefore) {
+  const added = waitingStat().filter((line) => !before.has(line.id));
   for (const line of added) line.classList.add("is-new");
   if (added.length > 0) {
     announcer.textContent = `New STAT: ${added.map((line) => line.dataset.name).join("; ")}`;
+  } else if (hiddenStat() > hiddenBefore) {
+    announcer.textContent = `STAT that this list does not show: ${hiddenStat()}`;
   }
 }
 
+// Of what nobody has seen, whether or not the list shows it.
 function showCount() {
-  const stat = lines.querySelectorAll('[data-priority="STAT"]:not([data-reviewed])').length;
+  const stat = waitingStat().length + hiddenStat();
   document.title = `${stat > 0 ? `(${stat} STAT) ` : ""}Worklist – ICH node`;
 }
 
@@ -69,14 +75,15 @@ function take(html) {
   const links = () => Array.from(lines.querySelectorAll(".study-link"));
   const focused = document.activeElement?.closest?.("#lines tr")?.id;
   const place = links().indexOf(document.activeElement);
-  const before = new Map(Array.from(lines.children, (line) => [line.id, line.dataset.priority]));
+  const before = new Set(waitingStat().map((line) => line.id));
+  const hiddenBefore = hiddenStat();
   syncLines(Array.from(current.getElementById("lines").children));
   syncRest(current);
   if (focused && document.activeElement?.closest?.("#lines tr") === null) {
     const same = document.getElementById(focused)?.querySelector(".study-link");
     (same ?? links()[Math.min(Math.max(place, 0), links().length - 1)])?.focus({ preventScroll: true });
   }
-  if (shownFor === location.search) announce(before);
+  if (shownFor === location.search) announce(before, hiddenBefore);
   else announcer.textContent = `${lines.children.length} studies shown`;
   shownFor = location.search;
   showCount();
@@ -98,8 +105,17 @@ function apply() {
   refresh();
 }
 
+// The study page leads back to this list.
 function keepAddress() {
   sessionStorage.setItem("ich-node-worklist", `/${location.search}`);
+}
+
+// Who comes back from a study that nobody has seen goes on there; else the next one is on top.
+function goOn() {
+  const from = sessionStorage.getItem("ich-node-study");
+  sessionStorage.removeItem("ich-node-study");
+  const line = from && document.getElementById(`study-${from}`);
+  if (line && !line.matches("[data-reviewed]")) line.querySelector(".study-link").focus();
 }
 
 function clear() {
@@ -199,4 +215,5 @@ document.body.classList.add("has-script");
 
 showCount();
 keepAddress();
+goOn();
 const refresh = follow(() => `/worklist${location.search}`, take);
