@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -371,6 +373,41 @@ def test_who_is_listed_nowhere_learns_of_no_patient(anyone: bool, address: str, 
     ((status, found),) = answers.handle(event)
     assert (found is not None) is may_ask
     assert may_ask or status.Status == FindStatus.NOT_AUTHORIZED
+
+
+def test_who_ask_at_once_take_turns_and_nobody_waits_for_one_that_reads_nothing() -> None:
+    answers = WorklistAnswers(lambda question: [ITEM] * 20, anyone_may_call=False)
+    event: events.Event = _Event("192.0.2.7")  # type: ignore[assignment]
+    at_once, most, done = 0, 0, 0
+    counting = threading.Lock()
+
+    def send_all() -> None:
+        nonlocal at_once, most, done
+        for _ in answers.handle(event):
+            with counting:
+                at_once += 1
+                most = max(most, at_once)
+            time.sleep(0.001)
+            with counting:
+                at_once -= 1
+        with counting:
+            done += 1
+
+    def run(count: int) -> None:
+        askers = [threading.Thread(target=send_all) for _ in range(count)]
+        for asker in askers:
+            asker.start()
+        for asker in askers:
+            asker.join(60)
+
+    run(6)
+    assert (most, done) == (1, 6)
+    stuck = answers.handle(event)
+    next(stuck)
+    run(2)
+    assert done == 8
+    stuck.close()  # type: ignore[attr-defined]
+    assert answers._answering.acquire(timeout=1)
 
 
 def test_a_peer_that_is_not_listed_gets_no_association(tmp_path: Path) -> None:

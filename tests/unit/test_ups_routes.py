@@ -448,6 +448,9 @@ def test_who_is_told_of_what(app: FastAPI, studies: StoredStudies) -> None:
     answer = subscribe(app, GLOBAL_UID, "ALL", "?deletionlock=true")
     assert (answer.status_code, warning(answer)) == (201, "Deletion Lock not granted.")
     assert answer.headers["content-location"] == "ws://127.0.0.1/ws/subscribers/ALL"
+    odd = subscribe(app, GLOBAL_UID, "A%20B%3F%23")
+    assert odd.headers["content-location"] == "ws://127.0.0.1/ws/subscribers/A%20B%3F%23"
+    assert asked(app, "DELETE", f"{BASE}/{GLOBAL_UID}/subscribers/A%20B%3F%23").status_code == 200
     assert warning(subscribe(app, UID, "ONE", "?deletionlock=true")) == ""
     assert subscribe(app, FILTERED_UID, "SOME", "?filter=00100020%3DP1").status_code == 201
     first = ("ONE", UID, 1)  # how it stands now
