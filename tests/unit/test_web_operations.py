@@ -12,8 +12,10 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ich_node.database.audit import record_change
 from ich_node.database.drift import ModelDrift, Period, Stability
 from ich_node.database.engine import Database
+from ich_node.database.tables import StudyRow
 from ich_node.receive.free_space import FreeSpace
 from ich_node.web.caller import Caller, Role
 from ich_node.web.drift_watch import DriftWatch
@@ -79,6 +81,17 @@ def test_a_node_that_has_seen_nothing(studies: StoredStudies) -> None:
         "Drift: being looked at",
     ):
         assert words in text
+
+
+def test_what_a_worker_did_is_said_in_words(studies: StoredStudies) -> None:
+    now = datetime.now(UTC)
+    studies.receive("1.2.3", at=now)
+    with studies.database.writing() as session:
+        study = session.get_one(StudyRow, "1.2.3")
+        record_change(session, study, at=now, actor="ct-node/1/abcdef", action="not_read")
+    text = get(studies, "/operations", Role.ADMIN).text
+    assert "<td>not read</td>" in text
+    assert "not_read" not in text
 
 
 def test_drift_is_looked_at_beside_the_requests(studies: StoredStudies) -> None:
