@@ -51,12 +51,12 @@ class Refusal(Exception):
     Parameters
     ----------
     status
-        What the sender gets.
+        What the peer gets.
     comment
         Error Comment (0000,0902): at most 64 characters, no identifying values.
     """
 
-    def __init__(self, status: StorageStatus, comment: str) -> None:
+    def __init__(self, status: IntEnum, comment: str) -> None:
         super().__init__(f"0x{status:04X} {comment}")
         self.status = status
         self.comment = comment[:64]

@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import N_EVENT_REPORT
 
+from ich_node.receive.admission import Refusal
 from ich_node.receive.commitment_folder import FolderFull, Reference
 from ich_node.receive.commitment_request import (
     SOP_CLASS_UID,
@@ -62,21 +63,10 @@ class EventStatus(IntEnum):
     """Too many objects, or too many reports wait to be dealt with, or the disk is full."""
 
 
-class ReportRefused(Exception):
-    """A report that is answered with a failure status and not kept.
+class ReportRefused(Refusal):
+    """A report that is answered with a failure status and not kept."""
 
-    Parameters
-    ----------
-    status
-        What the peer gets.
-    comment
-        Error Comment (0000,0902): at most 64 characters, no identifying values.
-    """
-
-    def __init__(self, status: EventStatus, comment: str) -> None:
-        super().__init__(f"0x{status:04X} {comment}")
-        self.status = status
-        self.comment = comment[:64]
+    status: EventStatus
 
 
 class ReportReception:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
+from ich_node.receive.admission import Refusal
 from ich_node.receive.commitment_folder import Reference
 from ich_node.receive.limits import is_valid_uid
 
@@ -40,21 +41,10 @@ class CommitmentStatus(IntEnum):
     """Too many objects, or too many requests wait to be reported, or the disk is full."""
 
 
-class CommitmentRefused(Exception):
-    """A request that is answered with a failure status and never reported.
+class CommitmentRefused(Refusal):
+    """A request that is answered with a failure status and never reported."""
 
-    Parameters
-    ----------
-    status
-        What the peer gets.
-    comment
-        Error Comment (0000,0902): at most 64 characters, no identifying values.
-    """
-
-    def __init__(self, status: CommitmentStatus, comment: str) -> None:
-        super().__init__(f"0x{status:04X} {comment}")
-        self.status = status
-        self.comment = comment[:64]
+    status: CommitmentStatus
 
 
 def read_request(

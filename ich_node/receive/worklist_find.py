@@ -19,6 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 
 from ich_node.findings import Priority
+from ich_node.receive.admission import Refusal
 from ich_node.receive.limits import is_valid_uid
 from ich_node.receive.worklist_answer import encode_item as encode_item
 
@@ -48,21 +49,10 @@ class FindStatus(IntEnum):
     UNABLE_TO_PROCESS = 0xC000
 
 
-class FindRefused(Exception):
-    """A question that is answered with a failure status.
+class FindRefused(Refusal):
+    """A question that is answered with a failure status."""
 
-    Parameters
-    ----------
-    status
-        What the peer gets.
-    comment
-        Error Comment (0000,0902): at most 64 characters, no identifying values.
-    """
-
-    def __init__(self, status: FindStatus, comment: str) -> None:
-        super().__init__(f"0x{status:04X} {comment}")
-        self.status = status
-        self.comment = comment[:64]
+    status: FindStatus
 
 
 @dataclass(frozen=True, kw_only=True)
