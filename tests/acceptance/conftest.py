@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,15 +84,19 @@ class RunningNode:
 
     def worklist(self) -> dict[str, dict[str, Any]]:
         """``worklist_v1`` by plain SQL, as another system reads it."""
-        connection = sqlite3.connect(f"file:{self.data_dir / 'ich-node.sqlite'}?mode=ro", uri=True)
-        try:
+        return {row["study_instance_uid"]: row for row in self._rows("SELECT * FROM worklist_v1")}
+
+    def readings(self, study_instance_uid: str) -> int:
+        """How many readings there are of a study."""
+        query = "SELECT count(*) AS readings FROM reading WHERE study_instance_uid = ?"
+        return int(self._rows(query, study_instance_uid)[0]["readings"])
+
+    def _rows(self, query: str, *values: str) -> list[dict[str, Any]]:
+        with closing(
+            sqlite3.connect(f"file:{self.data_dir / 'ich-node.sqlite'}?mode=ro", uri=True)
+        ) as connection:
             connection.row_factory = sqlite3.Row
-            return {
-                row["study_instance_uid"]: dict(row)
-                for row in connection.execute("SELECT * FROM worklist_v1")
-            }
-        finally:
-            connection.close()
+            return [dict(row) for row in connection.execute(query, values)]
 
     def row_when(self, study_instance_uid: str, *states: str, timeout_s: float = 120.0) -> dict[str, Any]:
         """The study's row once it is in one of the states."""
