@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ class Terminal:
         environ = os.environ | {"ICH_NODE_DATA_DIR": str(data_dir), "TERM": "xterm-256color"}
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it
             os.execvpe(COMMAND[0], [*COMMAND, *arguments], environ | {"COLUMNS": "120", "LINES": "30"})
         self.shown = b""
 
@@ -42,8 +44,9 @@ class Terminal:
         os.write(self._terminal, key)
 
     def exit_code(self) -> int:
+        deadline = time.monotonic() + 60.0
         while self._read(30.0):
-            pass
+            assert time.monotonic() < deadline, "it does not end"
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
