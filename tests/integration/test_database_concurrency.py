@@ -209,8 +209,10 @@ def agree(session: Session, study: str, deeds: Deeds) -> None:
         select(ReviewRow).where(ReviewRow.study_instance_uid == study).order_by(ReviewRow.id)
     ).all()
     assert len(said) == deeds.reviews[study]
-    last = max(said, key=lambda each: each.at, default=None)
-    assert row.reviewed_by == (last.reviewer if last else None)
+    # Becoming more urgent makes a study unseen again, so not every review counts; one that was less urgent never does.
+    counting = [one for one in said if Priority(one.priority).urgency <= Priority(row.priority).urgency]
+    assert row.reviewed_by is None or row.reviewed_by in {one.reviewer for one in counting}
+    assert (row.reviewed_by is None) == (row.reviewed_at is None)
     if standing and not has_unread_images(session, study):
         assert row.priority == standing[0].priority
     else:
