@@ -30,7 +30,9 @@ class Terminal:
         environ = os.environ | {"ICH_NODE_DATA_DIR": str(data_dir), "TERM": "xterm-256color"}
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it
+            signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            )  # whoever runs the tests in the background ignores it
             os.execvpe(COMMAND[0], [*COMMAND, *arguments], environ | {"COLUMNS": "120", "LINES": "30"})
         self.shown = b""
 
