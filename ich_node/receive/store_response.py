@@ -64,7 +64,7 @@ class StoreReport:
     def encode(self, response_type: ResponseType) -> bytes:
         """Write the response module.
 
-        Retrieve URL (type 2) is empty: received objects are not served.
+        Retrieve URL (type 2) is empty: under which name this node is reached is not known here.
         """
         values = self._values()
         if response_type is ResponseType.DICOM_XML:
