@@ -38,8 +38,10 @@ _LOG = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _BEAT_SECONDS = 5.0
-_GATHERING_SECONDS = 0.02
-_MOST_WAITING = 100
+_GATHERING_SECONDS = 0.1
+_MANY = 50
+"""Messages that wait for no more."""
+_MOST_WAITING = 200
 OVER_TLS, PLAIN = b"T", b"P"
 """Come with each connection."""
 
@@ -114,6 +116,7 @@ class Messages:
         self._waiting: list[object] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._hurried = False
         self._thread = threading.Thread(target=self._run, name="messages", daemon=True)
         self._thread.start()
 
@@ -122,8 +125,15 @@ class Messages:
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < _MOST_WAITING)
             self._waiting.append(message)
-            if len(self._waiting) == 1:
+            if len(self._waiting) in (1, _MANY):
                 self._changed.notify_all()
+
+    def send_at_once(self, message: object) -> None:
+        """Let a message go with all before it."""
+        self.send(message)
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Return when everything was sent."""
@@ -145,9 +155,11 @@ class Messages:
     def _take(self) -> list[object]:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            if not self._closed:
-                self._changed.wait_for(lambda: self._closed, _GATHERING_SECONDS)
+            self._changed.wait_for(
+                lambda: self._closed or self._hurried or len(self._waiting) >= _MANY, _GATHERING_SECONDS
+            )
             messages, self._waiting = self._waiting, []
+            self._hurried = False
             self._changed.notify_all()
             return messages
 
@@ -173,7 +185,7 @@ def _serve(
     register = AssociationRegister(options.limits, register_descriptor)
     worklist = WorklistLine(questions).look_up if options.serves_worklist else None
     scp, gate = options.scp(
-        register, on_instance=messages.send, on_association_end=messages.send, worklist=worklist
+        register, on_instance=messages.send, on_association_end=messages.send_at_once, worklist=worklist
     )
     reporter = options.reporter(scp)
     reporter.start()

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from ich_node.errors import ConfigurationError
-from ich_node.receive import processes
+from ich_node.receive import processes, receiving_process
 from ich_node.receive.limits import Limits
 from ich_node.receive.listener import Endpoint
 from ich_node.receive.processes import HandedOn, ReceivingProcesses, default_processes
@@ -349,6 +349,21 @@ def test_messages_that_come_together_go_together_and_in_order() -> None:
     assert len(lists) < 50
 
 
+def test_what_is_sent_at_once_takes_along_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving_process, "_GATHERING_SECONDS", DEADLINE_S * 10)
+    taking, giving = Pipe(duplex=False)
+    messages = Messages(giving)
+    messages.send(1)
+    messages.send_at_once(2)
+    messages.send_at_once(3)
+    received: list[int] = []
+    while len(received) < 3:
+        assert taking.poll(DEADLINE_S)
+        received += taking.recv()
+    assert received == [1, 2, 3]
+    messages.close()
+
+
 def test_whoever_says_too_much_to_a_process_that_does_not_listen_waits() -> None:
     taking, giving = Pipe(duplex=False)
     messages = Messages(giving)
@@ -356,7 +371,7 @@ def test_whoever_says_too_much_to_a_process_that_does_not_listen_waits() -> None
     many.start()
     many.join(1.0)
     assert many.is_alive()
-    assert len(messages._waiting) <= 100
+    assert len(messages._waiting) <= 200
     count = 0
     while count < 3000:
         count += len(taking.recv())

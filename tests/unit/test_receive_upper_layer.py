@@ -43,6 +43,7 @@ from ich_node.receive.upper_layer import StorageAssociation, configure_pynetdico
 from tests.bare_peer import (
     A_ABORT,
     A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
     A_RELEASE_RP,
     A_RELEASE_RQ,
     COMMAND,
@@ -137,6 +138,8 @@ UPSTREAM: list[tuple[Callable[..., Any], str, str]] = [
         "635ba0b4d8e5",
         "serves an N-EVENT-REPORT request in a thread of its own, which hand_on does not",
     ),
+    (A_ASSOCIATE_RQ.to_primitive, "477385228251", "makes what nobody changes"),
+    (ACSE.send_accept, "ceb20e3482cc", "only reads the request"),
     (DIMSEMessage.decode_msg, "5da2cb186443", "says when a message is whole, and raises where it is damaged"),
     (DIMSEMessage.message_to_primitive, "d8ec80da1a66", "raises where a message is damaged"),
     (DIMSEServiceProvider.get_msg, "01b745945441", "does not wait"),
@@ -369,6 +372,29 @@ def test_an_association_has_one_thread_and_none_of_upstream(
     ]
     peer.release()
     assert desk.wait_for_end().released
+
+
+def test_who_asks_again_with_the_same_bytes_is_answered_alike_and_has_an_association_of_its_own(
+    open_desk: Callable[..., Desk], call: Callable[..., Peer]
+) -> None:
+    desk = open_desk()
+    upper_layer._decoded_request.cache_clear()
+    peers, answers = [], []
+    for _ in range(3):
+        peers.append(call(desk, associate_rq()))
+        answers.append(peers[-1].answer())
+    assert answers[0][0] == A_ASSOCIATE_AC
+    assert answers == answers[:1] * 3
+    assert upper_layer._decoded_request.cache_info()[:2] == (2, 1)
+    stranger = call(desk, associate_rq(called=b"ELSEWHERE"))
+    assert stranger.answer()[0] == A_ASSOCIATE_RJ
+    peers[0].send(pdu(A_ABORT, bytes(4)))
+    for peer in peers[1:]:
+        dataset = small_object()
+        assert peer.store(str(dataset.SOPInstanceUID), encoded(dataset)) == 0
+        peer.release()
+    desk.wait_for_end(3)
+    assert sorted(summary.stored for summary in desk.ended) == [0, 1, 1]
 
 
 def test_every_usual_end_is_one_for_pynetdicom_too(
