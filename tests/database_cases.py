@@ -139,11 +139,12 @@ class Sender:
 def claim(
     database: Database, *, seconds: float, study: str = STUDY, owner: str = "worker", max_attempts: int = 3
 ) -> StudyClaim | None:
-    """Try to take a study up."""
+    """Try to take a study up; `None` also for one that is given up."""
     with database.writing() as session:
-        return claim_study(
+        claimed = claim_study(
             session, study, owner=owner, now=at(seconds), lease=LEASE, max_attempts=max_attempts
         )
+    return claimed if isinstance(claimed, StudyClaim) else None
 
 
 def must_claim(database: Database, **arguments: Any) -> StudyClaim:

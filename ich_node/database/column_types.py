@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import DateTime, Dialect, Text, TypeDecorator
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -27,6 +31,26 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class iso_text(FunctionElement[str]):
+    """What `UtcDateTime` keeps as ISO 8601 with milliseconds in UTC; for long lists, where Python takes longer."""
+
+    name = "iso_text"
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(iso_text, "sqlite")
+def _iso_text_of_text(element: iso_text, compiler: SQLCompiler, **options: Any) -> str:
+    kept = compiler.process(element.clauses, **options)  # as "2026-01-31 12:00:00.000000"
+    return f"substr({kept}, 1, 10) || 'T' || substr({kept}, 12, 12) || '+00:00'"
+
+
+@compiles(iso_text, "postgresql")
+def _iso_text_of_time(element: iso_text, compiler: SQLCompiler, **options: Any) -> str:
+    kept = compiler.process(element.clauses, **options)
+    return f"to_char({kept} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS+00:00')"
 
 
 class AnyText(TypeDecorator[str]):

@@ -27,6 +27,8 @@ from ich_node.errors import ConfigurationError, IchNodeError, TransientError
 __all__ = ["Database", "Session"]
 
 _BUSY_TIMEOUT_MS = 30_000
+_PAGE_CACHE_KIB = 16 * 1024
+"""Of each connection; what a screen of the worklist touches fits, which the usual 2 MiB do not hold."""
 _LOCK_WAIT_MS = 300
 """Less than PostgreSQL's deadlock_timeout of 1 s: whoever else is in it need not lose."""
 _UPGRADE_LOCK = 0x1C4
@@ -280,6 +282,7 @@ def _switch_to_wal(connection: Any) -> None:
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")  # first: the next line may have to wait
+    connection.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
     _switch_to_wal(connection)
 
 

@@ -137,22 +137,25 @@ def _condition(column: SQLColumnExpression[str], one: Alternative, dialect: str)
     if isinstance(one, Between):
         ends = [column >= one.low if one.low else column != ""]
         return and_(*ends, *([column <= one.last] if one.high else ()))
-    patterns = (one.text, f"{one.text}=*") if one.is_name else (one.text,)
-    letters = _glob if dialect == "sqlite" else _regular
-    operator, (before, after) = ("GLOB", ("", "")) if dialect == "sqlite" else ("~", ("^(?:", ")$"))
-    written = ("".join(letters(c, fold=one.is_name) for c in pattern) for pattern in patterns)
-    return or_(*(column.op(operator, is_comparison=True)(f"{before}{text}{after}") for text in written))
+    letter = _glob if dialect == "sqlite" else _regular
+    pattern = "".join(letter(c, fold=one.is_name, is_wild=one.has_wildcards) for c in one.text)
+    if dialect == "sqlite":
+        patterns = (pattern, f"{pattern}=*") if one.is_name else (pattern,)
+        return or_(*(column.op("GLOB", is_comparison=True)(each) for each in patterns))
+    return column.op("~", is_comparison=True)(f"^(?:{pattern}){'(?:=.*)?' if one.is_name else ''}$")
 
 
-def _glob(character: str, *, fold: bool) -> str:
+def _glob(character: str, *, fold: bool, is_wild: bool) -> str:
     """As in a pattern of SQLite, whose LIKE takes ASCII letters for their capitals."""
+    if character in "*?":
+        return character if is_wild else f"[{character}]"
     forms = _forms(character) if fold else character
     return f"[{forms}]" if len(forms) > 1 or character == "[" else character
 
 
-def _regular(character: str, *, fold: bool) -> str:
+def _regular(character: str, *, fold: bool, is_wild: bool) -> str:
     """As in a regular expression of PostgreSQL, whose folding of case depends on the locale."""
-    if character in "*?":
+    if is_wild and character in "*?":
         return ".*" if character == "*" else "."
     forms = _forms(character) if fold else character
     return f"[{forms}]" if len(forms) > 1 else re.sub(r"(\W)", r"\\\1", character)

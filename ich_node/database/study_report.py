@@ -88,7 +88,10 @@ def _reading(session: Session, row: ReadingRow) -> dict[str, Any]:
         "timeline": row.timeline,
         "read_at": _iso(row.read_at),
         "superseded": row.superseded,
-        "slices": [{**found, "frame_number": found.get("frame_number")} for found in row.slices],
+        "slices": [
+            {**found, "frame_number": found.get("frame_number"), "shown_on": found.get("shown_on")}
+            for found in row.slices
+        ],
         "objects": [
             {"kind": kind, "sop_instance_uid": uid, "purged_at": _iso(purged_at)}
             for kind, uid, purged_at in objects

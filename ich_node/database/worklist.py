@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
     Column,
     Float,
     MetaData,
-    Row,
     Select,
     Table,
     Text,
@@ -19,7 +20,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from ich_node.database.column_types import UtcDateTime
+from ich_node.database.among import among
+from ich_node.database.column_types import UtcDateTime, iso_text
 from ich_node.database.study_report import study_report as study_report
 from ich_node.database.tables import (
     ResultObjectRow,
@@ -54,6 +56,7 @@ COLUMNS = (
 )
 """Of ``worklist_v1``; other systems rely on names and meaning."""
 
+
 _VIEW = Table(
     "worklist_v1",
     MetaData(),
@@ -62,10 +65,9 @@ _VIEW = Table(
         for name in COLUMNS
     ),
 )
-
-_URGENCY = {str(priority): priority.urgency for priority in Priority}
-_AT_ONCE = 1000
-"""Databases bound the number of values in one statement."""
+_PLAIN = select(
+    *(iso_text(column).label(column.name) if column.name in _TIMES else column for column in _VIEW.c)
+)
 
 
 def worklist(
@@ -114,7 +116,9 @@ def worklist(
         modality_ae_title=modality_ae_title,
     )
     first = first_studies(session, wanted, limit=limit, search=search or "", after=after)
-    return [_plain(row) for row in sorted(_rows(session, first), key=_place_on_page)]
+    rows = {row["study_instance_uid"]: row for row in _rows(session, [uid for _, uid in first])}
+    alike = (list(group) for _, group in groupby(first, key=itemgetter(0)))
+    return [rows[uid] for group in alike for _, uid in reversed(group) if uid in rows]
 
 
 def page_end(rows: Sequence[Mapping[str, Any]]) -> str | None:
@@ -128,8 +132,7 @@ def page_end(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 def worklist_row(session: Session, study_instance_uid: str) -> dict[str, Any] | None:
     """One study's row of ``worklist_v1``."""
-    row = session.execute(select(_VIEW).where(_VIEW.c.study_instance_uid == study_instance_uid)).first()
-    return None if row is None else _plain(row)
+    return next(iter(_rows(session, [study_instance_uid])), None)
 
 
 def delivered_at(session: Session, study_instance_uid: str) -> datetime | None:
@@ -198,26 +201,11 @@ def state_counts(session: Session) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _rows(session: Session, study_instance_uids: Sequence[str]) -> Iterator[Row[Any]]:
-    for start in range(0, len(study_instance_uids), _AT_ONCE):
-        some = study_instance_uids[start : start + _AT_ONCE]
-        yield from session.connection().execute(select(_VIEW).where(_VIEW.c.study_instance_uid.in_(some)))
-
-
-def _place_on_page(row: Row[Any]) -> tuple[bool, int, datetime, str]:
-    return row.reviewed_at is not None, _URGENCY[row.priority], row.received_at, row.study_instance_uid
+def _rows(session: Session, study_instance_uids: Sequence[str]) -> list[dict[str, Any]]:
+    connection = session.connection()
+    wanted = among(_VIEW.c.study_instance_uid, study_instance_uids, dialect=connection.dialect.name)
+    return [dict(zip(COLUMNS, row, strict=True)) for row in connection.execute(_PLAIN.where(wanted)).all()]
 
 
 def _class(row: Mapping[str, Any]) -> tuple[bool, str]:
     return row["reviewed_at"] is None, row["priority"]
-
-
-def _plain(row: Row[Any]) -> dict[str, Any]:
-    values = dict(zip(COLUMNS, row, strict=True))
-    for name in _TIMES:
-        values[name] = _iso(values[name])
-    return values
-
-
-def _iso(value: datetime | None) -> str | None:
-    return None if value is None else value.isoformat(timespec="milliseconds")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import ColumnElement, Select, Table, select, tuple_, union, union_all
+from sqlalchemy import ColumnElement, FromClause, Select, Table, select, tuple_, union, union_all
 from sqlalchemy.orm import Session
 
+from ich_node.database.among import among
 from ich_node.database.tables import StudyRow
 from ich_node.database.text_search import words_within
 from ich_node.findings import Priority, StudyState
@@ -75,8 +76,8 @@ def place_of(session: Session, study_instance_uid: str) -> Place | None:
 
 def first_studies(
     session: Session, wanted: Wanted, *, limit: int, search: str = "", after: Place | None = None
-) -> list[str]:
-    """Study Instance UIDs, of the highest precedence first and among equals of the newest.
+) -> list[tuple[int, str]]:
+    """Precedence and Study Instance UID of each, of the highest precedence first and among equals of the newest.
 
     Parameters
     ----------
@@ -91,13 +92,14 @@ def first_studies(
         few = _few_that_fit(session, search.strip(), fits[0])
         if few is not None:
             return _of_few(session, wanted, few, limit, after)
-    found: list[str] = []
+    found: list[tuple[int, str]] = []
     for rank in wanted.precedences():
         if len(found) < limit and (after is None or rank <= after.precedence):
             conditions = [_STUDY.c.precedence == rank, *wanted.conditions(), *fits]
             if after is not None and rank == after.precedence:
                 conditions.append(tuple_(after.received_at, after.study_instance_uid) > tuple_(*_AGE))
-            found += _newest(session, conditions, wanted.states, limit - len(found))
+            newest = _newest(session, conditions, wanted.states, limit - len(found))
+            found += [(rank, uid) for uid in newest]
     return found
 
 
@@ -110,17 +112,21 @@ def _newest(
     conditions: Sequence[ColumnElement[bool]],
     states: Collection[StudyState] | None,
     limit: int,
-) -> list[str]:
+) -> Sequence[str]:
     """Of one precedence; each state is a stretch of its own."""
-    stretches = [
-        select(*_AGE).where(*conditions, *([] if state is None else [_STUDY.c.state == state]))
-        for state in ([None] if states is None else sorted(set(states)))
-    ]
-    stretches = [each.order_by(*(column.desc() for column in _AGE)).limit(limit) for each in stretches]
-    if len(stretches) > 1:
-        found = union_all(*(select(each.subquery()) for each in stretches)).subquery()
-        stretches = [select(found).order_by(*(column.desc() for column in found.c)).limit(limit)]
-    return [uid for each in stretches for _, uid in session.connection().execute(each)]
+    uid, stretches = _STUDY.c.study_instance_uid, []
+    for state in [None] if states is None else sorted(set(states)):
+        rows = select(uid).where(*conditions, *([] if state is None else [_STUDY.c.state == state]))
+        stretches.append(rows.order_by(*_newest_first(_STUDY)).limit(limit))
+    if len(stretches) < 2:
+        return [uid for each in stretches for uid in session.connection().scalars(each)]
+    found = union_all(*(select(each.with_only_columns(*_AGE).subquery()) for each in stretches)).subquery()
+    newest = select(found.c.study_instance_uid).order_by(*_newest_first(found)).limit(limit)
+    return session.connection().scalars(newest).all()
+
+
+def _newest_first(rows: FromClause) -> tuple[ColumnElement[Any], ...]:
+    return rows.c.received_at.desc(), rows.c.study_instance_uid.desc()
 
 
 def _identifiers() -> tuple[ColumnElement[str], ...]:
@@ -144,11 +150,12 @@ def _few_that_fit(session: Session, search: str, fits: ColumnElement[bool]) -> l
 
 def _of_few(
     session: Session, wanted: Wanted, uids: Sequence[str], limit: int, after: Place | None
-) -> list[str]:
-    rows = _places().where(_STUDY.c.study_instance_uid.in_(uids), *wanted.conditions())
+) -> list[tuple[int, str]]:
+    listed = among(_STUDY.c.study_instance_uid, uids, dialect=session.get_bind().dialect.name)
+    rows = _places().where(listed, *wanted.conditions())
     if wanted.states is not None:
         rows = rows.where(_STUDY.c.state.in_(sorted(set(wanted.states))))
     ranks = wanted.precedences()
     places = [Place(*row) for row in session.connection().execute(rows)]
     kept = [p for p in places if p.precedence in ranks and (after is None or p < after)]
-    return [place.study_instance_uid for place in sorted(kept, reverse=True)[:limit]]
+    return [(p.precedence, p.study_instance_uid) for p in sorted(kept, reverse=True)[:limit]]

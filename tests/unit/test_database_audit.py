@@ -86,7 +86,7 @@ def test_every_way_of_a_study_is_in_the_audit(database: Database) -> None:
     sender.send(3, seconds=8, due=8)
     for n in range(3):
         must_claim(database, seconds=10 + 100 * n)
-    assert claim_again(database, 400) is None
+    assert isinstance(claim_again(database, 400), queue.GivenUp)
     not_read(database, 500)
     reprocess(database, 600)
     read_once(database, Priority.STAT, run=2, seconds=601, destinations=())
@@ -116,7 +116,7 @@ def test_every_way_of_a_study_is_in_the_audit(database: Database) -> None:
     assert len(actions) == len(expected) + 3
 
 
-def claim_again(database: Database, seconds: float) -> queue.StudyClaim | None:
+def claim_again(database: Database, seconds: float) -> queue.StudyClaim | queue.GivenUp | None:
     with database.writing() as session:
         return queue.claim_study(
             session, STUDY, owner="w", now=at(seconds), lease=timedelta(seconds=15), max_attempts=3

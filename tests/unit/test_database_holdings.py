@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ich_node.database import holdings
@@ -52,6 +52,8 @@ def send(database: Database, study: str, **header: str) -> None:
     has_wildcards=st.booleans(),
     is_name=st.booleans(),
 )
+@example(values=[""], pattern="*", has_wildcards=False, is_name=True)
+@example(values=["a", "?"], pattern="?", has_wildcards=False, is_name=True)
 def test_the_database_matches_as_the_rules_do(
     database: Database, values: list[str], pattern: str, has_wildcards: bool, is_name: bool
 ):

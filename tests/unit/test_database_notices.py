@@ -16,7 +16,7 @@ from ich_node.database.outbox import (
     record_failed,
     record_taken,
 )
-from ich_node.database.queue import claim_study
+from ich_node.database.queue import GivenUp, claim_study
 from ich_node.database.readings import NewObject, finish_not_read, finish_read
 from ich_node.errors import RejectionReason
 from ich_node.findings import IchSubtype, Priority, StudyState
@@ -150,7 +150,8 @@ def test_that_a_study_took_too_many_workers_down_is_told(database: Database) -> 
         given_up = claim_study(
             session, STUDY, owner="w", now=at(80), lease=LEASE, max_attempts=2, listeners=[URGENT]
         )
-    assert given_up is None
+    assert isinstance(given_up, GivenUp)
+    assert [series.series_instance_uid for series in given_up.claim.series] != []
     (told,) = take(database, 81, to="pager")
     assert (told.notice.state, told.notice.reason) == (StudyState.FAILED, "WORKER_LOST")
     assert told.notice.priority is Priority.MEDIUM
