@@ -11,7 +11,6 @@ that the radiologists labelled probably is. What was trained or measured with it
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import zipfile
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from torch.nn import functional
 from ich_node.model.intracranial import intracranial_mask
 from training.cuts import Taught, plain_name
 from training.scan import PRESENT, Scan, read_volume
+from training.whole_file import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,8 @@ class BlastCt:
         likelihood = blood_likelihood(
             load_teachers(self.weights), volume.hu, volume.spacing_mm, inside, slices.tolist()
         )
-        temporary = file.with_name(f".{file.stem}.{os.getpid()}.tmp.npz")
-        np.savez_compressed(temporary, slices=slices, likelihood=likelihood)
-        temporary.replace(file)
+        with written_whole(file) as temporary:
+            np.savez_compressed(temporary, slices=slices, likelihood=likelihood)
         logger.info("%s: %d slices of %s taught", self.name, len(slices), scan.scan_id)
 
 

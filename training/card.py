@@ -106,9 +106,15 @@ def _limits(description: Mapping[str, Any]) -> str:
         lines.append("Points were counted on phantoms, and phantoms are no measure of real performance.")
     if "slice_spacing_mm" in description["training_inputs"]:
         low, high = description["training_inputs"]["slice_spacing_mm"]
+        thin = (
+            f"Those at most {description['slab_mm'] / 2:g} mm apart are averaged to slabs of "
+            f"{description['slab_mm']:g} mm; o"
+            if "slab_mm" in description
+            else "O"
+        )
         lines.append(
-            f"Slices that lie {low:g} to {high:g} mm apart are like those of the real patients. Others were seen in "
-            "phantoms at most: they are read, and flagged."
+            f"Slices that lie {low:g} to {high:g} mm apart are like those of the real patients. {thin}thers were seen "
+            "in phantoms at most: they are read, and flagged."
         )
     return "\n## What these numbers cannot show\n\n" + "".join(f"- {line}\n" for line in lines)
 

@@ -29,6 +29,7 @@ from ich_node.model.preprocess import SliceFrame, cut_out
 from ich_node.model.system import Head
 from training.grids import cut
 from training.scan import CLASSES, PRESENT, Labels, Scan, Volume, read_volume
+from training.whole_file import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +171,8 @@ def _write(item: tuple[Scan, Path], preprocessing: Any, teacher: Teacher | None)
     scan, file = item
     volume = read_volume(scan)
     tensors = scan_tensors(volume, scan.labels, preprocessing, teacher and teacher(scan))
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        save_file(tensors, temporary)
 
 
 def margin(preprocessing: Any) -> int:

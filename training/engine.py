@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from training.batches import collated
 from training.cuts import Cuts
 from training.recipe import Schedule
+from training.whole_file import written_whole
 
 if TYPE_CHECKING:
     from training.learner import StageLearner
@@ -264,6 +265,5 @@ def device_of(accelerator: str) -> torch.device:
 
 def save_weights(network: torch.nn.Module, weights: Path) -> None:
     """Write a state dict, whole or not at all."""
-    temporary = weights.with_suffix(f".{os.getpid()}.tmp")
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary)
-    temporary.replace(weights)
+    with written_whole(weights) as temporary:
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, temporary)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from training.cuts import Cuts
 from training.engine import WEIGHTS_FILE, device_of, fit, save_weights
 from training.learner import Learner, StageLearner, weighted_log_loss
 from training.recipe import Recipe
+from training.whole_file import written_whole
 
 CNN_FOLDER, SEQUENCE_FOLDER = "cnn", "sequence"
 TAUGHT_FILE = "taught.json"
@@ -141,9 +141,8 @@ class BurdujaLearner(Learner):
         file = folder / f"features-{passes}.safetensors"
         if not file.is_file():
             save = _describe(self.network, self.recipe, cuts, rows, passes, seed, device)
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
-            save_file(save, temporary)
-            temporary.replace(file)
+            with written_whole(file) as temporary:
+                save_file(save, temporary)
         return Described(**load_file(file), rows=rows)
 
 

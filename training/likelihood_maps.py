@@ -25,6 +25,7 @@ from ich_node.model.system import Head, find_system
 from training.cuts import Teacher, plain_name
 from training.predictions import Floats, Ints
 from training.scan import CLASSES, PRESENT, Scan, Volume
+from training.whole_file import written_whole
 
 LEAST_AREA_MM2 = 5.0
 """Of a part of an outline that gets a box."""
@@ -117,9 +118,8 @@ def likelihood_maps(
     def read(scan: Scan) -> Arrays:
         file = folder / f"{plain_name(scan.source)}-{plain_name(scan.scan_id)}.npz"
         if not file.is_file():
-            temporary = file.with_suffix(".tmp.npz")
-            np.savez_compressed(temporary, **_read(predictor(), scan))
-            temporary.replace(file)
+            with written_whole(file) as temporary:
+                np.savez_compressed(temporary, **_read(predictor(), scan))
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
 

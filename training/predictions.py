@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.scan import CLASSES
+from training.whole_file import written_whole
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -65,9 +66,8 @@ class Predictions:
 
     def save(self, file: Path) -> None:
         """Write all of it as an npz file, whole or not at all."""
-        temporary = file.with_name(f".{file.stem}.tmp.npz")
-        np.savez_compressed(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
-        temporary.replace(file)
+        with written_whole(file) as temporary:
+            np.savez_compressed(temporary, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, file: Path) -> Predictions:

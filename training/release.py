@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ich_node.findings import OperatingPoints
 from ich_node.model.bundle import require_name
 from ich_node.model.bundle_section import typed_section
 from ich_node.model.decision import DecisionConfig
-from ich_node.model.input_range import InputFeatures, InputRange, measure, ranges_of
+from ich_node.model.input_range import InputFeatures, measure, ranges_of
 from ich_node.model.localization import DetectorConfig
 from ich_node.model.system import Head
 from training.card import model_card
@@ -129,12 +130,16 @@ def release(
         "pointing": None,
         "remarks": list(wanted.remarks),
     }
+    features, estimated = real_features(scans)
     about: dict[str, Any] = {
         "version": wanted.version,
         "decision": asdict(choice.decision),
         "operating_points": asdict(choice.points),
         "training_data": _sources(scans, described, recipe),
-        "training_inputs": {k: list(v) for k, v in training_inputs(scans).known().items()},
+        "training_inputs": {
+            name: list(bounds) for name, bounds in ranges_of(features, leave_out=estimated).known().items()
+        },
+        **_slabs(recipe, features),
         "training_sources": described["sources"],
         "training_versions": described["versions"],
         "metrics": metrics,
@@ -191,10 +196,10 @@ def rounded(choice: Choice) -> Choice:
     )
 
 
-def training_inputs(scans: Sequence[Scan]) -> InputRange:
-    """Ranges of the real scans; what was estimated is left out."""
+def real_features(scans: Sequence[Scan]) -> tuple[list[InputFeatures], tuple[str, ...]]:
+    """What the real scans are like, and the names of the features that say nothing because they were estimated."""
     features: list[InputFeatures] = []
-    left_out: set[str] = set()
+    estimated: set[str] = set()
     for scan in scans:
         if scan.synthetic:
             continue
@@ -202,8 +207,19 @@ def training_inputs(scans: Sequence[Scan]) -> InputRange:
         head = Head(hu=volume.hu, spacing_mm=volume.spacing_mm)
         if head.inside:
             features.append(measure(head))
-        left_out |= set(_ESTIMATED) if volume.spacing_is_estimated else set()
-    return ranges_of(features, leave_out=tuple(left_out))
+        estimated |= set(_ESTIMATED) if volume.spacing_is_estimated else set()
+    return features, tuple(estimated)
+
+
+def _slabs(recipe: Recipe, features: Sequence[InputFeatures]) -> dict[str, float]:
+    """Thin slices are read as high as the usual one of the training, if none of that was thin.
+
+    Otherwise the measured scores would not be those of the bundle. A system may make slabs itself.
+    """
+    heights = [one.slice_spacing_mm for one in features]
+    if not heights or hasattr(recipe.preprocessing, "slab_mm") or 1.9 * min(heights) <= median(heights):
+        return {}
+    return {"slab_mm": round(median(heights), 2)}
 
 
 def _sources(scans: Sequence[Scan], described: dict[str, Any], recipe: Recipe) -> list[dict[str, Any]]:

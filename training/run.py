@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from training.reading import joined, read_scans
 from training.recipe import Recipe
 from training.scan import Scan
 from training.split import Split
+from training.whole_file import written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -191,6 +191,5 @@ def _claim(file: Path, description: dict[str, Any]) -> None:
     else:
         sources = [description.pop("source")]
     text = json.dumps({**description, "sources": sources}, indent=1, sort_keys=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(file)
+    with written_whole(file) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from training.scan import PRESENT, Labels, Scan
+from training.whole_file import written_whole
 
 HeldOutSet = Literal["test", "validation"]
 _NO_HEMORRHAGE = -1
@@ -121,9 +122,8 @@ class Split:
         for patient, part in sorted({**self.folds, **self.held_out}.items()):
             parts.setdefault(str(part), []).append(patient)
         value = {"name": self.name, "seed": self.seed, "data": self.data, "parts": parts}
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        with written_whole(file) as temporary:
+            temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, file: Path) -> Split:

@@ -41,6 +41,7 @@ from training.release import recipe_of_run
 from training.run import RUN_FILE, SPLIT_FILE, predictions_of
 from training.scan import ABSENT, Scan
 from training.split import Split
+from training.whole_file import written_whole
 
 RESULT_FILE = "detector.json"
 SPACE: Mapping[str, FloatDistribution] = {
@@ -251,9 +252,8 @@ def tune_run(
     journal = out / "trials.journal"
     tuned = cross_tuned(maps, truth, trials=trials, seed=seed, start=recipe.localization, journal=journal)
     found = {"run": run.name, "seed": seed, **_described(tuned, truth)}
-    temporary = out / f".{RESULT_FILE}.tmp"
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(out / RESULT_FILE)
+    with written_whole(out / RESULT_FILE) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return found
 
 

@@ -118,6 +118,12 @@ def test_a_class_of_one_patient_is_not_in_the_mean():
     assert value(row["mean AUC"]) == pytest.approx(np.mean(others))
 
 
+def test_a_system_without_subtypes_has_no_mean_of_them():
+    scored = Scored(predictions=predictions(subtypes=False))
+    assert mean_auc(scored, "slices", CLASSES[1:]).text() == "subtypes not given by the system"
+    assert mean_auc(scored, "slices", CLASSES[:1]).value == value(cells(auc_table([scored]), 0)["AUC any"])
+
+
 def test_the_mean_auc_leaves_unknown_labels_out():
     found = predictions()
     found.labels[:SLICES, 1] = -1

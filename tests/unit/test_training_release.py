@@ -290,10 +290,17 @@ def test_a_bundle_says_what_it_is(scans: list[Scan], bundle: Path, outlined: lis
     assert low < 160 / 12 < high
     volume = scans[0].read()
     reader = load_predictor(bundle, "cpu")
-    # a head like those of the training is not flagged, and one in slices of half the distance is
-    assert not reader.predict(volume.hu, volume.spacing_mm).unlike_training
+    # a head like those of the training is not flagged, nor one in thinner slices, which are read as slabs of those
+    assert described["slab_mm"] == round(volume.spacing_mm[0], 2)
+    whole = reader.predict(volume.hu, volume.spacing_mm)
+    assert not whole.unlike_training
     squeezed = (volume.spacing_mm[0] / 2, *volume.spacing_mm[1:])
-    assert reader.predict(volume.hu.repeat(2, axis=0), squeezed).unlike_training
+    thin = reader.predict(volume.hu.repeat(2, axis=0), squeezed)
+    assert not thin.unlike_training
+    assert thin.suspicion == whole.suspicion
+    # one in slices of twice the distance is
+    stretched = (volume.spacing_mm[0] * 2, *volume.spacing_mm[1:])
+    assert reader.predict(volume.hu[::2], stretched).unlike_training
 
     card = (bundle / "MODEL_CARD.md").read_text()
     for said in ("CT-ICH v1.0.0", "CC BY 4.0", "10.13026/w8q8-ky94", "(6 patients, 72 slices)", "2 phantoms"):
@@ -334,9 +341,11 @@ def test_weights_that_16_bits_cannot_hold_are_kept_in_full(recipe: Recipe, tmp_p
     name = next(name for name in state if name.endswith("running_var"))
     state[name] = torch.full_like(state[name], 1e6)
     write_bundle(tmp_path / "wide", recipe, [state], {}, "# wide\n", torch.float16)
-    loaded = load_predictor(tmp_path / "wide", "cpu").system.networks[0].state_dict()
-    assert torch.equal(loaded[name], state[name])
-    kinds = {tensor.dtype for tensor in load_file(tmp_path / "wide" / "model.safetensors").values()}
+    load_predictor(tmp_path / "wide", "cpu")
+    kept = load_file(tmp_path / "wide" / "model.safetensors")
+    (wide,) = (tensor for each, tensor in kept.items() if each.endswith(name))
+    assert torch.equal(wide, state[name])
+    kinds = {tensor.dtype for tensor in kept.values()}
     assert kinds == {torch.float16, torch.float32, torch.int64}
 
 

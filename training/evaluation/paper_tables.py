@@ -94,6 +94,8 @@ def mean_auc(scored: Scored, unit: Unit, classes: Sequence[IchSubtype]) -> Measu
     """Mean of the AUC of some classes, on the same resamplings of patients."""
     if not classes:
         return not_measured("no class could be measured")
+    if not set(classes) <= set(scored.classes):
+        return not_measured(f"subtypes {NOT_GIVEN}")
     anything = items_of(scored, unit, IchSubtype.ANY)
     columns = [CLASSES.index(c) for c in classes]
     predictions, patient = scored.predictions, _patients(scored, unit)

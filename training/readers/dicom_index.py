@@ -26,6 +26,7 @@ from ich_node.decoding.stored_image import named, number, quietly
 from ich_node.errors import StudyRejected, TransientError
 from ich_node.study import Instance
 from training.readers.faults import FaultKind, ReadOptions
+from training.whole_file import written_whole
 
 _FORMAT = 1
 _SUFFIXES = ("", ".dcm", ".dicom", ".ima")
@@ -261,8 +262,6 @@ def _load(root: Path, cache: Path | None) -> dict[str, dict[str, Any]]:
 def _save(root: Path, cache: Path, entries: dict[str, dict[str, Any]]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     file = _cache_file(root, cache)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as lines:
+    with written_whole(file) as temporary, temporary.open("w", encoding="utf-8") as lines:
         lines.write(json.dumps({"format": _FORMAT}) + "\n")
         lines.writelines(json.dumps([name, entry]) + "\n" for name, entry in entries.items())
-    temporary.replace(file)

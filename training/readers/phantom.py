@@ -19,6 +19,7 @@ from ich_node.testing.phantom import HeadPhantom, head_phantom
 from training.readers.faults import ReadOptions
 from training.readers.label_table import SUBTYPES
 from training.scan import ABSENT, CLASSES, PRESENT, UNKNOWN, Labels, Scan, Volume, scan_labels_of
+from training.whole_file import written_whole
 
 SOURCE = "phantom"
 FIRST_SEED = 1_000_000
@@ -108,9 +109,8 @@ def _all_labels(phantoms: list[_Phantom], options: ReadOptions) -> Iterable[Labe
     file = options.cache / f"phantom-labels-{first.seed}-{len(phantoms)}-{first.pixels}-{first.slices}.npy"
     if not file.is_file():
         options.cache.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp.npy")
-        np.save(temporary, np.stack(list(_built(phantoms, options.processes))))
-        temporary.replace(file)
+        with written_whole(file) as temporary:
+            np.save(temporary, np.stack(list(_built(phantoms, options.processes))))
     return list(np.load(file, allow_pickle=False))
 
 
