@@ -261,6 +261,30 @@ def test_jumping_to_suspicious_slices_goes_around(site: Site, page: playwright.P
     shown.wait_for(7)
 
 
+def test_of_a_slab_the_slice_that_shows_it_is_opened_and_jumped_to(
+    site: Site, page: playwright.Page, phantom: HeadPhantom
+) -> None:
+    images = phantom_series(phantom, name="slabs", patient_name="Phantom^Slabs")
+    shown = Shown.of(page, site, site.studies.read(images, MappingPredictor([7, 17], together=5)))
+    shown.wait_for(7)
+    assert shown.colored() > 200
+    assert "1 place is marked" in (page.locator("#canvas").get_attribute("aria-label") or "")
+    for key, index in [
+        ("n", 17),
+        ("n", 7),
+        ("p", 17),
+        ("ArrowUp", 18),
+        ("p", 17),
+        ("ArrowDown", 16),
+        ("n", 17),
+    ]:
+        shown.press(key, index)
+    assert (page.locator("#announcer").text_content() or "").endswith("suspicious, a peak")
+    shown.press("ArrowUp", 18)
+    assert (page.locator("#rail").get_attribute("aria-valuetext") or "").endswith("suspicious")
+    assert "of a slab: see slice 18" in page.locator("#scores").inner_text()
+
+
 def test_windows_by_button_key_field_and_mouse(site: Site, page: playwright.Page) -> None:
     shown = Shown.of(page, site, site.enhanced)
     assert shown.window == "80 40"
@@ -402,6 +426,25 @@ def test_reviews_keep_the_slice_that_is_looked_at(site: Site, page: playwright.P
         ("AGREE", ""),
     ]
     assert "review taken back" in page.locator("#audit").inner_text()
+
+
+def test_a_review_of_this_page_is_no_change_that_it_is_told_of(site: Site, page: playwright.Page) -> None:
+    held: list[tuple[playwright.Route, playwright.APIResponse]] = []
+    page.route("**/review", lambda route: held.append((route, route.fetch())))
+    Shown.of(page, site, site.enhanced)
+    with page.expect_response("**/version"):  # the node has it, the page is not answered yet
+        page.get_by_role("button", name="Agree", exact=True).click()
+    page.wait_for_function("document.getElementById('freshness').dataset.shownAt")
+    assert len(held) == 1
+    assert not page.locator("#changed").is_visible()
+    route, answer = held[0]
+    with page.expect_response("**/version"):
+        route.fulfill(response=answer)
+        page.locator(".reviewed").wait_for()
+    assert not page.locator("#changed").is_visible()
+    page.unroute("**/review")
+    page.get_by_role("button", name="Take back").click()
+    page.locator(".none", has_text="Nobody has said").wait_for()
 
 
 def test_a_review_that_is_refused_is_said(site: Site, page: playwright.Page) -> None:

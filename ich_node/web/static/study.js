@@ -13,6 +13,7 @@ const KEYS_OFF = "ich-node-keys-off"; // set in the help of the worklist
 const back = sessionStorage.getItem("ich-node-worklist") ?? "/";
 let at = 0;
 let viewer = null;
+let sending = 0; // reviews: the node tells that the study has changed before the page knows that it changed it
 
 const showsSlices = () => document.body.classList.contains("shows-slices");
 
@@ -161,6 +162,7 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const buttons = form.querySelectorAll("button");
   buttons.forEach((button) => (button.disabled = true));
+  sending += 1;
   try {
     await send(form);
   } catch (error) {
@@ -168,6 +170,9 @@ document.addEventListener("submit", async (event) => {
     fault.textContent = error instanceof TypeError ? "This was not sent: the node does not answer." : error.message;
     fault.hidden = false;
     buttons.forEach((button) => (button.disabled = false));
+  } finally {
+    sending -= 1;
+    refresh(); // what was asked meanwhile may be from before
   }
 });
 
@@ -175,9 +180,8 @@ document.body.classList.add("has-script");
 document.querySelector(".back").href = back;
 sessionStorage.setItem("ich-node-study", study.dataset.uid);
 openSlices();
-poll(`/studies/${study.dataset.uid}/version`, (text) => {
+const refresh = poll(`/studies/${study.dataset.uid}/version`, (text) => {
   const { version, shown_at: shownAt } = JSON.parse(text);
-  const changed = version !== study.dataset.version;
-  document.getElementById("changed").hidden = !changed;
+  if (sending === 0) document.getElementById("changed").hidden = version === study.dataset.version;
   return shownAt;
 });
