@@ -1,7 +1,7 @@
 # Every target makes its own set-up; nothing but Python 3.11 to 3.13, a compiler and apt is expected.
 PYTHON ?= python3
-# The suite starts servers and torch: two at a time suits two cores. PYTEST_ARGS=-x and the like replace this.
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+# Tests wait for servers a quarter of their time: three at a time suit two cores. PYTEST_ARGS=-x and the like replace this.
+PYTEST_ARGS ?= -n 3 --dist loadgroup
 
 BIN := .venv/bin
 PACKAGES := ich_node training

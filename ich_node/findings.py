@@ -83,6 +83,9 @@ class SliceFinding:
     )
     """Likelihood per class, 0 to 1, each (rows, columns) float32 on the source pixel grid, zero outside the
     intracranial space; a model without subtypes gives ``ANY`` alone. Kept only for the most suspicious slices."""
+    shown_on: int | None = None
+    """Of thin slices that were read together as one slab: index of the slice that shows what was found there.
+    ``None``: this one was read by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,11 +121,14 @@ class SeriesFinding:
     unlike_training: Mapping[str, str] | None = None
     """Feature of the input that lies outside of what the model was trained on to a sentence that says so; ``None``:
     the model's bundle does not say what it was trained on."""
+    slab_mm: float | None = None
+    """Height of the slabs that thin slices were averaged to before they were read; ``None``: they were not."""
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """What a reader of the result has to know of this model on this input, one sentence each."""
-        return tuple((self.unlike_training or {}).values())
+        slabs = () if self.slab_mm is None else (f"Thin slices were read as slabs of {self.slab_mm:.1f} mm.",)
+        return (*slabs, *(self.unlike_training or {}).values())
 
     @property
     def priority(self) -> Priority:
@@ -139,3 +145,12 @@ class SeriesFinding:
         cut = self.algorithm.operating_points.sensitive
         hits = [(s.probabilities[IchSubtype.ANY], i) for i, s in enumerate(self.slices)]
         return tuple(i for p, i in sorted(hits, key=lambda h: (-h[0], h[1])) if p >= cut)
+
+    @property
+    def key_slices(self) -> tuple[int, ...]:
+        """The suspicious slices that a report shows, most suspicious first: of a slab the one that stands for it."""
+        return tuple(i for i in self.suspicious_slices if self.stands_for_itself(i))
+
+    def stands_for_itself(self, index: int) -> bool:
+        """Whether a slice was read by itself, or shows what was found on its slab."""
+        return self.slices[index].shown_on in (None, index)

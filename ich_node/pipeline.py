@@ -49,6 +49,7 @@ class Predictor(Protocol):
         spacing_mm: tuple[float, float, float],
         *,
         slice_thickness_mm: float | None = None,
+        widest_gap_mm: float | None = None,
     ) -> SeriesFinding:
         """Read (slices, rows, columns) HU with (slice, row, column) spacing in mm."""
         ...
@@ -208,7 +209,9 @@ def _read_volume(
 ) -> NewReading:
     thicknesses = [mm for i in volume.instances if (mm := i.slice_thickness_mm or 0.0) > 0]
     thickness = median(thicknesses) if thicknesses else None
-    finding = predictor.predict(volume.hu, volume.spacing_mm, slice_thickness_mm=thickness)
+    finding = predictor.predict(
+        volume.hu, volume.spacing_mm, slice_thickness_mm=thickness, widest_gap_mm=volume.widest_gap_mm
+    )
     caveats = (*volume.caveats, *finding.caveats)
     timeline["predicted"] = _now()
     read_at = datetime.now(UTC)

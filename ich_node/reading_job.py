@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from ich_node.database import queue, readings
 from ich_node.database.engine import Database, Session
 from ich_node.database.queue import LeaseLost, StudyClaim
-from ich_node.database.result_objects import NewObject
+from ich_node.database.result_objects import NewObject, add_not_read_reports
 from ich_node.errors import (
     ConfigurationError,
     IchNodeError,
@@ -68,6 +68,8 @@ def read_due_study(
         )
     if claim is None:
         return False
+    if isinstance(claim, queue.GivenUp):
+        return _report_given_up(node, claim)
     try:
         with showing_life(_renewal(node.database, claim, lease), lease):
             outcome = _read(node, claim, load_predictors)
@@ -201,15 +203,28 @@ def _fault_of(error: Exception) -> StudyRejected:
     return StudyRejected(RejectionReason.INTERNAL_ERROR, detail)
 
 
+def _report_given_up(node: Node, given_up: queue.GivenUp) -> bool:
+    """Tell who wants reports; the row says it already, for what took the workers down may do so once more."""
+    fault = StudyRejected(RejectionReason.WORKER_LOST, given_up.detail)
+    reports = _written(node, given_up.claim, fault)
+    with node.database.writing() as session:
+        add_not_read_reports(session, given_up.claim.study_instance_uid, reports, now=_now())
+    return bool(reports)
+
+
 def _not_read_reports(
     node: Node, claim: StudyClaim, outcome: StudyOutcome | Exception
 ) -> tuple[NewObject, ...]:
-    """Reports for destinations that want them; that one cannot be written does not keep the row back."""
+    """Reports for destinations that want them."""
     if isinstance(outcome, TransientError) or not isinstance(outcome, NotRead | Exception):
         return ()
     if claim.still_receiving and not claim.reprocess and isinstance(outcome, NotRead):
         return ()
-    fault = _fault_of(outcome) if isinstance(outcome, Exception) else outcome
+    return _written(node, claim, _fault_of(outcome) if isinstance(outcome, Exception) else outcome)
+
+
+def _written(node: Node, claim: StudyClaim, fault: StudyRejected | NotRead) -> tuple[NewObject, ...]:
+    """That a report cannot be written does not keep the row back."""
     try:
         results = ResultFiles.of(node.settings)
         return results.write_not_read(

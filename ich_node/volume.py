@@ -63,6 +63,12 @@ class HeadVolume:
     """What a reader of the result has to know, one sentence each, without identifying values."""
 
     @property
+    def widest_gap_mm(self) -> float:
+        """Largest distance of neighbours along the slice normal."""
+        _, offsets = geometry.sort_upward(self.instances)
+        return max(b - a for a, b in itertools.pairwise(offsets))
+
+    @property
     def origins_mm(self) -> npt.NDArray[np.float64]:
         """(slices, 3) float64, LPS mm: Image Position (Patient) of each slice."""
         return np.array([i.image_position_patient_mm for i in self.instances], dtype=np.float64)

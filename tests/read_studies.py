@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,11 @@ ALGORITHM = AlgorithmIdentification(
 
 
 class MappingPredictor:
-    """Finds a hemorrhage in given slices, each with a map per class and a point."""
+    """Finds a hemorrhage in given slices, each with a map per class and a point; or in slabs, by their middle slice."""
 
-    def __init__(self, suspicious: Sequence[int]) -> None:
+    def __init__(self, suspicious: Sequence[int], together: int = 1) -> None:
         self.suspicious = suspicious
+        self.together = together
         self.algorithm = ALGORITHM
 
     def predict(
@@ -54,14 +55,22 @@ class MappingPredictor:
         spacing_mm: tuple[float, float, float],
         *,
         slice_thickness_mm: float | None = None,
+        widest_gap_mm: float | None = None,
     ) -> SeriesFinding:
-        slices = [self._slice(index, hu.shape[1:]) for index in range(len(hu))]
+        slices = [self._of_slab(index, hu.shape[1:]) for index in range(len(hu))]
         return SeriesFinding(
             slices=tuple(slices),
             suspicion=0.9,
             subtypes={IchSubtype.SUBDURAL: 0.7},
             algorithm=self.algorithm,
         )
+
+    def _of_slab(self, index: int, shape: tuple[int, ...]) -> SliceFinding:
+        if self.together == 1:
+            return self._slice(index, shape)
+        middle = index // self.together * self.together + (self.together - 1) // 2
+        found = replace(self._slice(middle, shape), shown_on=middle)
+        return found if index == middle else replace(found, localizations=(), likelihood_maps={})
 
     def _slice(self, index: int, shape: tuple[int, ...]) -> SliceFinding:
         if index not in self.suspicious:

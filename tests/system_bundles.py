@@ -188,7 +188,7 @@ def _random_system(architecture: str) -> System:
     folder = Path(architecture)  # for the messages
     config: Any = typed_section(kind.config_type, small.config, folder / "bundle.json", "config")
     execution = Execution(device="cpu")
-    networks = tuple(execution.place(kind.network(config)) for _ in range(small.members))
+    networks = tuple(kind.network(config).eval().requires_grad_(False) for _ in range(small.members))
     preprocessing: Any = typed_section(
         kind.preprocessing_type, small.preprocessing, folder / "bundle.json", "preprocessing"
     )

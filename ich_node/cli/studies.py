@@ -293,7 +293,8 @@ def _print_reading(reading: dict[str, Any]) -> None:
     )
     for caveat in reading["caveats"]:
         console.print(cell(f"  caveat: {caveat}"))
-    worst = sorted(enumerate(reading["slices"], 1), key=lambda s: -s[1]["probabilities"]["any"])[:5]
+    own = [s for s in enumerate(reading["slices"], 1) if s[1]["shown_on"] in (None, s[0] - 1)]
+    worst = sorted(own, key=lambda s: -s[1]["probabilities"]["any"])[:5]
     for number, finding in worst:
         places = "; ".join(
             f"{p['kind']} at ({', '.join(f'{c:.0f}' for c in p['coordinates'])}), {p['score']:.0%}"

@@ -99,12 +99,14 @@ class ModelDrift:
 def model_drifts(session: Session, *, now: datetime) -> list[ModelDrift]:
     """Compare the last 7 days with the 28 days before, for each model and weights that read in the last 7 days.
 
-    A series counts once, when a model first reads it: studies that are read again say nothing of what arrives.
+    A series counts once, when a model first reads it: studies that are read again say nothing of what arrives. Only
+    readings of the version that read last count: another version may measure and read the same images in another way.
     """
     rows = session.execute(
         select(
             ReadingRow.model_name,
             ReadingRow.weights_sha256,
+            ReadingRow.model_version,
             ReadingRow.read_at,
             ReadingRow.priority,
             ReadingRow.suspicion,
@@ -115,9 +117,13 @@ def model_drifts(session: Session, *, now: datetime) -> list[ModelDrift]:
             ReadingRow.read_at <= now,
             ReadingRow.run_number == 1,
         )
-    )
+    ).all()
+    in_turn = sorted(rows, key=lambda row: row.read_at)
+    version = {(row.model_name, row.weights_sha256): row.model_version for row in in_turn}
     by_model: dict[tuple[str, str], tuple[list[_Reading], list[_Reading]]] = defaultdict(lambda: ([], []))
     for row in rows:
+        if row.model_version != version[row.model_name, row.weights_sha256]:
+            continue
         recent = row.read_at > now - RECENT
         by_model[row.model_name, row.weights_sha256][0 if recent else 1].append(row)
     return [
@@ -160,7 +166,7 @@ def _edges(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.unique(np.concatenate([cuts, shared, np.nextafter(shared, np.inf)]))
 
 
-_Reading = Row[tuple[str, str, datetime, str, float, dict[str, float] | None, list[str] | None]]
+_Reading = Row[tuple[str, str, str, datetime, str, float, dict[str, float] | None, list[str] | None]]
 
 
 def _model_drift(

@@ -73,6 +73,15 @@ class StudyClaim:
     reprocess: Reprocess | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenUp:
+    """A study that is `FAILED` now, because it took too many workers down."""
+
+    claim: StudyClaim
+    """What would have been read; nobody holds it."""
+    detail: str
+
+
 def has_due_study(session: Session, now: datetime) -> bool:
     """Whether `take_due_studies` would find anything; locks nothing."""
     return bool(session.scalar(select(exists(select(StudyRow).where(*_wants_a_message(now))))))
@@ -118,7 +127,7 @@ def claim_study(
     lease: timedelta,
     max_attempts: int,
     listeners: Sequence[Listener] = (),
-) -> StudyClaim | None:
+) -> StudyClaim | GivenUp | None:
     """Take a study up, unless it is not due, another worker has it, or it took too many workers down.
 
     Parameters
@@ -128,7 +137,7 @@ def claim_study(
 
     Returns
     -------
-    The claim, or ``None`` where there is nothing to do.
+    The claim; what was given up; or ``None`` where there is nothing to do.
     """
     study = lock_study(session, study_instance_uid)
     if study is None or (study.lease_until is not None and study.lease_until >= now):
@@ -137,9 +146,9 @@ def claim_study(
     if not _still_due(session, [study_instance_uid], now):
         return None
     if study.attempts >= max_attempts:
-        _give_up(session, study, now)
+        given_up = _give_up(session, study, owner, now)
         add_notice(session, study, listeners, now=now)
-        return None
+        return given_up
     study.attempts += 1
     study.claim_number += 1
     study.lease_owner, study.lease_until, study.retry_at = owner, now + lease, None
@@ -304,7 +313,8 @@ def _claimed(session: Session, series: SeriesRow) -> ClaimedSeries:
     )
 
 
-def _give_up(session: Session, study: StudyRow, now: datetime) -> None:
+def _give_up(session: Session, study: StudyRow, owner: str, now: datetime) -> GivenUp:
+    claim = _claim(session, study, owner, now)
     died = f"{study.attempts} workers died while they read this study"
     detail = f"{died}; see the worker's log, then 'ich-node reprocess'"
     study.lease_owner = study.lease_until = study.retry_at = None
@@ -318,6 +328,7 @@ def _give_up(session: Session, study: StudyRow, now: datetime) -> None:
     if has_unread_images(session, study.study_instance_uid):
         set_state(study, StudyState.RECEIVING)
         record_change(session, study, at=now, actor="node", action="more images")
+    return GivenUp(claim=claim, detail=detail)
 
 
 def _models(text: str | None) -> tuple[str | None, ...]:

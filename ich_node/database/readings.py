@@ -381,6 +381,7 @@ def _slice(sop_instance_uid: str, frame_number: int | None, finding: SliceFindin
         "sop_instance_uid": sop_instance_uid,
         "frame_number": frame_number,
         "probabilities": {str(s): finding.probabilities.get(s) for s in IchSubtype},
+        "shown_on": finding.shown_on,
         "localizations": [
             {
                 "kind": place.kind,

@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from ich_node.database.outbox import DeliveryState
+from ich_node.database.standing import lock_study
 from ich_node.database.tables import OutboxRow, ReadingRow, ResultObjectRow, StudyRow
 from ich_node.findings import Priority
 
@@ -57,3 +58,12 @@ def add_objects(
                     next_attempt_at=now,
                 )
             )
+
+
+def add_not_read_reports(
+    session: Session, study_instance_uid: str, objects: Sequence[NewObject], *, now: datetime
+) -> None:
+    """Send reports that a study was not read on their way, which nobody holds any more."""
+    study = lock_study(session, study_instance_uid)
+    if study is not None:
+        add_objects(session, study, objects, None, now)

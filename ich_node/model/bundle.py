@@ -139,6 +139,22 @@ def localization(description: Mapping[str, Any]) -> Mapping[str, Any]:
     return section
 
 
+def slab_mm(bundle: Path, description: Mapping[str, Any]) -> float | None:
+    """Height of the slabs, in mm, that thin slices are read as (`ich_node.model.slabs`); ``None``: as they are.
+
+    Raises
+    ------
+    ConfigurationError
+        It is no number above 0.
+    """
+    if "slab_mm" not in description:
+        return None
+    height = number(bundle, description, "slab_mm")
+    if height <= 0:
+        raise ConfigurationError(f"{bundle / DESCRIPTION_FILE}: key 'slab_mm' has to be more than 0")
+    return height
+
+
 def verify_bundle(bundle: Path) -> str:
     """Check description and weights hash; a sentence that says what was checked. `prove_bundle` also loads it.
 
@@ -151,6 +167,7 @@ def verify_bundle(bundle: Path) -> str:
     verified_weights(bundle, description)
     identification(bundle, description)
     members(bundle, description)
+    slab_mm(bundle, description)
     title = f"{description['name']} {description['version']}"
     return f"{title}: weights match SHA-256 {description['weights_sha256']}"
 

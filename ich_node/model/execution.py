@@ -6,11 +6,13 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ich_node.errors import ConfigurationError, RejectionReason, StudyRejected
 
@@ -57,8 +59,18 @@ class Execution:
         return torch.float64 if self.precision == "float64" else torch.float32
 
     def place(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Bring a network to the device, in evaluation mode and without gradients of its weights."""
-        return network.to(self.device, self.dtype).eval().requires_grad_(False)
+        """Bring a network to the device, in evaluation mode and without gradients of its weights.
+
+        The network is changed: normalizations become part of the convolutions before them, and weights lie with
+        their channels last, which processors work through in half the time. What it says stays the same but for
+        rounding.
+        """
+        network = network.to(self.device, self.dtype).eval().requires_grad_(False)
+        _fold_normalizations(network)
+        for part in network.modules():
+            if isinstance(part, torch.nn.Conv2d):
+                part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+        return network
 
     def tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """Bring an array to the device; floating point in the precision of the weights."""
@@ -107,6 +119,16 @@ class Execution:
         self.batch = tried // 2
         logger.warning("The GPU's memory does not suffice; going on with batches of %d.", self.batch)
         torch.cuda.empty_cache()
+
+
+def _fold_normalizations(network: torch.nn.Module) -> None:
+    """Of each convolution and the batch normalization that comes next in a sequence."""
+    for sequence in [part for part in network.modules() if isinstance(part, torch.nn.Sequential)]:
+        for number, (before, after) in enumerate(pairwise(list(sequence))):
+            # No subclass: one of timm's normalizes and activates.
+            if type(before) is torch.nn.Conv2d and type(after) is torch.nn.BatchNorm2d:
+                sequence[number] = fuse_conv_bn_eval(before, after)
+                sequence[number + 1] = torch.nn.Identity()
 
 
 def finite(tensor: torch.Tensor) -> npt.NDArray[np.float64]:

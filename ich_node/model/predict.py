@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from ich_node.model.decision import DecisionConfig, Probabilities, slice_probabi
 from ich_node.model.execution import Execution, Precision
 from ich_node.model.input_range import InputRange, measure, unlike
 from ich_node.model.preprocess import PreprocessConfig
+from ich_node.model.slabs import Slabs, in_slabs
 from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System, find_system
 from ich_node.model.weights import load_networks
 
 FloatArray = npt.NDArray[np.float32]
 _MOST_MAPPED = 32
-"""Slices whose likelihood maps are kept, the most suspicious ones: a thin-slice study may have hundreds, of which
-a report shows a few. Places are given for all."""
+"""Slices, or slabs, whose likelihood maps are kept, the most suspicious ones: a thin-slice study may have hundreds, of
+which a report shows a few. Places are given for all."""
 
 
 class Predictor:
@@ -35,6 +37,7 @@ class Predictor:
         decision: DecisionConfig,
         algorithm: AlgorithmIdentification,
         training_inputs: InputRange | None = None,
+        slab_mm: float | None = None,
     ) -> None:
         self.algorithm = algorithm
         """Who reads, for the report and the worklist."""
@@ -43,9 +46,15 @@ class Predictor:
         self._decision = decision
         self._any = system.classes.index(IchSubtype.ANY)
         self._training_inputs = training_inputs
+        self._slab_mm = slab_mm
 
     def predict(
-        self, hu: FloatArray, spacing_mm: Spacing, *, slice_thickness_mm: float | None = None
+        self,
+        hu: FloatArray,
+        spacing_mm: Spacing,
+        *,
+        slice_thickness_mm: float | None = None,
+        widest_gap_mm: float | None = None,
     ) -> SeriesFinding:
         """Read a head CT.
 
@@ -56,13 +65,16 @@ class Predictor:
         spacing_mm
             (slice, row, column) distance of neighbouring centres, mm.
         slice_thickness_mm
-            Where it is known; it is only compared with what the model was trained on.
+            Where it is known: compared with what the model was trained on, and thick slices are no slab's.
+        widest_gap_mm
+            Largest distance of neighbouring slices, where it is known: thick slices among thin ones are no slab.
 
         Returns
         -------
         SeriesFinding
             Slices without intracranial space have probability 0. Points and boxes are given for slices at or
-            above the sensitive operating point, likelihood maps for the most suspicious of them.
+            above the sensitive operating point, likelihood maps for the most suspicious of them. Thin slices that
+            were read as a slab have its probability each; its places and maps are its middle slice's.
 
         Raises
         ------
@@ -72,7 +84,13 @@ class Predictor:
             positive.
         """
         _check_input(hu, spacing_mm)
-        head = Head(hu=hu, spacing_mm=spacing_mm)
+        slabs = in_slabs(
+            Head(hu=hu, spacing_mm=spacing_mm),
+            self._slab_mm,
+            slice_thickness_mm=slice_thickness_mm,
+            widest_gap_mm=widest_gap_mm,
+        )
+        head = slabs.head
         if not head.inside:
             raise StudyRejected(RejectionReason.NOT_HEAD, "No slice shows the inside of a skull.")
         scores = self.system.score(head)
@@ -84,14 +102,16 @@ class Predictor:
             subtype: suspicion(inside[:, column], self._decision)
             for column, subtype in enumerate(self.system.classes)
         }
-        features, training = measure(head, slice_thickness_mm), self._training_inputs
+        features = measure(head, slabs.thickness_mm)
+        training = self._training_inputs
         return SeriesFinding(
-            slices=self._slices(head, scores, probabilities),
+            slices=_of_volume(self._slices(head, scores, probabilities), slabs),
             suspicion=by_class.pop(IchSubtype.ANY),
             subtypes=by_class,
             algorithm=self.algorithm,
             input_features=features.known(),
             unlike_training=None if training is None else unlike(features, training),
+            slab_mm=slabs.height_mm,
         )
 
     def maps(self, head: Head, index: int, scores: Scores) -> ClassMaps:
@@ -171,7 +191,13 @@ def load_predictor(
     placed = tuple(execution.place(network) for network in networks)
     loaded = system(placed, config, preprocessing, localization, execution, decision)
     _check_decision(folder, loaded, decision)
-    return Predictor(system=loaded, decision=decision, algorithm=algorithm, training_inputs=training_inputs)
+    return Predictor(
+        system=loaded,
+        decision=decision,
+        algorithm=algorithm,
+        training_inputs=training_inputs,
+        slab_mm=bundles.slab_mm(folder, description),
+    )
 
 
 def _system(folder: Path, architecture: str) -> type[System]:
@@ -185,6 +211,18 @@ def _system(folder: Path, architecture: str) -> type[System]:
 
 def _without_members(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "members"}
+
+
+def _of_volume(read: Sequence[SliceFinding], slabs: Slabs) -> tuple[SliceFinding, ...]:
+    """What was found on slabs, slice by slice of the volume."""
+    if slabs.height_mm is None:
+        return tuple(read)
+    found = [
+        SliceFinding(probabilities=read[k].probabilities, shown_on=slabs.middle[k]) for k in slabs.slab_of
+    ]
+    for slab, middle in zip(read, slabs.middle, strict=True):
+        found[middle] = replace(slab, shown_on=middle)
+    return tuple(found)
 
 
 def _inside(maps: ClassMaps, head: Head, index: int) -> ClassMaps:

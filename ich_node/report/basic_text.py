@@ -76,7 +76,7 @@ def _slices(report: ReadingReport) -> list[ContentItem]:
     lines = slice_lines(report)
     return [
         text_item(codes.FINDING, line, children=[_source(report, index)])
-        for index, line in zip(report.finding.suspicious_slices, lines, strict=False)
+        for index, line in zip(report.finding.key_slices, lines, strict=False)
     ]
 
 

@@ -36,12 +36,13 @@ def flagged_slices(report: ReadingReport) -> list[int]:
     Returns
     -------
     list of int
-        Every suspicious slice, also beyond those that have overlays; the most suspicious one where the study is
-        flagged and no slice reaches the sensitive operating point; empty where the study is not flagged.
+        Every suspicious slice, also beyond those that have overlays, of a slab of thin ones the middle one; the
+        most suspicious one where the study is flagged and no slice reaches the sensitive operating point; empty
+        where the study is not flagged.
     """
     if report.finding.priority is Priority.ROUTINE:
         return []
-    return list(report.finding.suspicious_slices) or overlay_slices(report)
+    return list(report.finding.key_slices) or overlay_slices(report)
 
 
 def build_key_object_selection(report: ReadingReport) -> Dataset | None:

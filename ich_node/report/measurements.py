@@ -109,9 +109,10 @@ class _SlicesToShow:
 
     def take(self, subtype: IchSubtype) -> int:
         """Choose the slice for one more group."""
-        slices = self._report.finding.slices
-        scores = [one.probabilities.get(subtype, one.probabilities[IchSubtype.ANY]) for one in slices]
-        free = [index for index in range(len(slices)) if index not in self._taken] or range(len(slices))
+        finding = self._report.finding
+        scores = [one.probabilities.get(subtype, one.probabilities[IchSubtype.ANY]) for one in finding.slices]
+        own = [index for index in range(len(scores)) if finding.stands_for_itself(index)]
+        free = [index for index in own if index not in self._taken] or own
         chosen = max(free, key=lambda index: (scores[index], -index))
         self._taken.add(chosen)
         return chosen
@@ -126,7 +127,7 @@ def _study_group(report: ReadingReport, slices: _SlicesToShow) -> ContentItem:
             str(report.source_images[index].SOPInstanceUID),
             frames=report.referenced_frames(index),
         )
-        for index in finding.suspicious_slices[:MAX_SOURCE_IMAGES]
+        for index in finding.key_slices[:MAX_SOURCE_IMAGES]
     ]
     return _group(
         report,

@@ -79,10 +79,10 @@ def overlay_slices(report: ReadingReport) -> list[int]:
     finding = report.finding
     if finding.priority is Priority.ROUTINE:
         return []
-    if finding.suspicious_slices:
-        return list(finding.suspicious_slices[:MAX_OVERLAYS])
-    scores = [s.probabilities[IchSubtype.ANY] for s in finding.slices]
-    return [scores.index(max(scores))]
+    if finding.key_slices:
+        return list(finding.key_slices[:MAX_OVERLAYS])
+    own = [i for i in range(len(finding.slices)) if finding.stands_for_itself(i)]
+    return [max(own, key=lambda i: (finding.slices[i].probabilities[IchSubtype.ANY], -i))]
 
 
 def sc_to_png(capture: Dataset) -> bytes:

@@ -40,13 +40,14 @@ def montage_slices(report: ReadingReport) -> list[int]:
     The most suspicious slices, four or nine of them; where nothing was found, nine spread evenly over the
     head.
     """
-    count = len(report.finding.slices)
+    finding = report.finding
     if report.finding.priority is Priority.ROUTINE:
         head = _slices_of_head(report)
         last, panes = len(head) - 1, min(MAX_PANES, len(head))
         return sorted({head[round(i)] for i in np.linspace(0.1 * last, 0.9 * last, panes)})
-    panes = 4 if len(report.finding.suspicious_slices) <= 4 else MAX_PANES
-    ranked = sorted(range(count), key=lambda i: (-report.finding.slices[i].probabilities[IchSubtype.ANY], i))
+    panes = 4 if len(finding.key_slices) <= 4 else MAX_PANES
+    own = filter(finding.stands_for_itself, range(len(finding.slices)))
+    ranked = sorted(own, key=lambda i: (-finding.slices[i].probabilities[IchSubtype.ANY], i))
     return sorted(ranked[:panes])
 
 

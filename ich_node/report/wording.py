@@ -79,9 +79,9 @@ def subtype_lines(report: ReadingReport) -> list[str]:
 
 
 def slice_lines(report: ReadingReport, limit: int = 20) -> list[str]:
-    """One line per suspicious slice, most suspicious first: where it is and what was found on it."""
+    """One line per suspicious slice, or slab, most suspicious first: where it is and what was found on it."""
     lines = []
-    for index in report.finding.suspicious_slices[:limit]:
+    for index in report.finding.key_slices[:limit]:
         finding = report.finding.slices[index]
         places = [_place_text(place) for place in finding.localizations]
         text = f"{slice_name(report, index)}: {percent_text(finding.probabilities[IchSubtype.ANY])}"

@@ -52,6 +52,7 @@ def slice_profile(slices: Sequence[Mapping[str, Any]]) -> SliceProfile | None:
         )
         for index, score in enumerate(scores)
     )
-    highest = max(range(len(scores)), key=scores.__getitem__)
+    own = [index for index, found in enumerate(slices) if found.get("shown_on") in (None, index)]
+    highest = max(own, key=scores.__getitem__)
     summary = f"{len(scores)} slices; highest in slice {highest + 1} from below, {percent(scores[highest])}."
     return SliceProfile(bars=bars, summary=summary)

@@ -58,7 +58,9 @@ def viewer_facts(
         "maps_at": f"{base}/readings/{series.reading_id}/maps" if series.maps_file_name else None,
         "geometry": geometry,
         "classes": [_class(code, is_alone=len(codes) == 1) for code in codes],
-        "slices": [_slice(found, series.sensitive, codes) for found in series.slices],
+        "slices": [
+            _slice(index, found, series.sensitive, codes) for index, found in enumerate(series.slices)
+        ],
     }
 
 
@@ -128,12 +130,14 @@ def _knows(found: Mapping[str, Any], code: str) -> bool:
     return found["probabilities"].get(code) is not None
 
 
-def _slice(found: Mapping[str, Any], sensitive: float, codes: Sequence[str]) -> dict[str, Any]:
+def _slice(index: int, found: Mapping[str, Any], sensitive: float, codes: Sequence[str]) -> dict[str, Any]:
+    shown_on = found.get("shown_on")
     score = float(found["probabilities"].get(IchSubtype.ANY) or 0.0)
     return {
         "score": score,
         "percent": display.percent(score),
         "suspicious": score >= sensitive,
+        "shown_on": index if shown_on is None else shown_on,
         "percents": {c: display.percent(found["probabilities"].get(c)) for c in codes},
         "places": [
             {

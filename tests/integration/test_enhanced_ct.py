@@ -51,9 +51,12 @@ class Watched:
         spacing_mm: tuple[float, float, float],
         *,
         slice_thickness_mm: float | None = None,
+        widest_gap_mm: float | None = None,
     ) -> SeriesFinding:
         self.volumes.append(hu.copy())
-        finding: SeriesFinding = self.predictor.predict(hu, spacing_mm, slice_thickness_mm=slice_thickness_mm)
+        finding: SeriesFinding = self.predictor.predict(
+            hu, spacing_mm, slice_thickness_mm=slice_thickness_mm, widest_gap_mm=widest_gap_mm
+        )
         return finding
 
 

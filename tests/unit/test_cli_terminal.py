@@ -11,11 +11,13 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 
 from ich_node.cli import main, terminal
 from ich_node.cli.moments import MOMENT
 from ich_node.cli.terminal import cell, plain, print_json
 from ich_node.database.engine import Database
+from ich_node.database.tables import ReadingRow
 from ich_node.settings import Settings
 from tests.stored_studies import StoredStudies
 
@@ -87,6 +89,25 @@ def test_escape_sequences_of_headers_and_arguments_are_text(
     printed = "".join(capsys.readouterr())
     assert printed
     assert not set(printed) & {"\x1b", "\x07", "\x9b", "\r", "\u202e"}
+
+
+def test_a_slab_takes_one_line_of_the_worst_slices(
+    studies: StoredStudies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with studies.database.writing() as session:
+        row = session.scalars(select(ReadingRow)).one()
+        first = row.slices[0]
+        row.slices = [
+            {**first, "probabilities": {"any": 0.9 - index // 12 / 10}, "shown_on": index // 12 * 12 + 5}
+            for index in range(36)
+        ]
+    assert run("study", "show", "1.1") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  slice ")]
+    assert [(number, score) for _, number, score, *_ in lines] == [
+        ("6:", "90.0%"),
+        ("18:", "80.0%"),
+        ("30:", "70.0%"),
+    ]
 
 
 def test_a_pipe_gets_whole_words_without_color(

@@ -54,6 +54,7 @@ def read(
     flagged: int = 10,
     unlike: Sequence[str] | None = (),
     weights: str = MODEL.weights_sha256,
+    version: str = MODEL.version,
     run: int = 1,
     now: datetime = NOW,
 ) -> None:
@@ -81,7 +82,7 @@ def read(
             finding = replace(
                 found.finding,
                 suspicion=SUSPICION[priority] - number % 7 / 1000,
-                algorithm=replace(MODEL, weights_sha256=weights),
+                algorithm=replace(MODEL, weights_sha256=weights, version=version),
                 input_features=inputs(number),
                 unlike_training=None if unlike is None else dict.fromkeys(unlike, "Unlike."),
             )
@@ -186,6 +187,15 @@ def test_a_young_model_is_compared_with_its_first_weeks(database: Database) -> N
     found = the_drift(database)  # which has read nothing in the last days, and is not shown
     assert (found.weights_sha256, found.reference.readings) == ("cd" * 32, 55)
     assert found.drifted == ("slice_spacing_mm",)
+
+
+def test_another_version_of_the_same_weights_is_not_compared_with_the_one_before(database: Database) -> None:
+    read(database, 60, days=(0, 3), inputs=thin, version="9.1.0")
+    read(database, 60, days=(3.1, 6.9))
+    read(database, 200, days=(7.1, 34))
+    found = the_drift(database)
+    assert (found.recent.readings, found.reference.readings) == (60, 0)
+    assert found.drifted == ()
 
 
 def test_a_study_that_is_read_again_does_not_count(database: Database) -> None:

@@ -279,6 +279,7 @@ def test_the_report_of_a_study_has_its_keys(database: Database) -> None:
     }
     first = found["slices"][0]
     assert first["sop_instance_uid"] == f"{SERIES}.1"
+    assert first["shown_on"] is None
     assert list(first["probabilities"]) == [str(subtype) for subtype in IchSubtype]
     assert (first["probabilities"]["any"], first["probabilities"]["subdural"]) == (0.95, None)
     assert first["localizations"] == [

@@ -209,6 +209,29 @@ def test_precision_of_weights_and_products(
     assert execution.tensor(torch.ones(2, dtype=torch.bool).numpy()).dtype == torch.bool
 
 
+class NormalizationAndActivation(nn.BatchNorm2d):
+    """As timm has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(super().forward(x))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, NormalizationAndActivation])
+def test_placing_a_network_changes_nothing_but_rounding(norm: type[nn.BatchNorm2d]) -> None:
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), norm(8), nn.Sequential(nn.Conv2d(8, 8, 3, groups=2, bias=False), norm(8))
+    )
+    x = torch.randn(4, 3, 12, 12)
+    for _ in range(3):  # takes the statistics of what it sees
+        network(x)
+    before = network.eval()(x).detach()
+    folded = sum(isinstance(part, nn.Identity) for part in Execution("cpu").place(network).modules())
+    assert folded == (2 if norm is nn.BatchNorm2d else 0)
+    assert before.std() > 0.1
+    torch.testing.assert_close(network(x), before, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_only_numbers_leave_the_device(value: float) -> None:
     assert finite(torch.tensor([1.5, 2.0])).tolist() == [1.5, 2.0]

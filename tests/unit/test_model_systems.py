@@ -389,14 +389,15 @@ LAST_LAYER = {
     "lite-mil": "whole.1.bias",
 }
 ON_THE_WAY = {
-    "vicar-mil": ("stem.0.weight", "attention_weight.weight", "levels.2.1.convs.2.1.running_mean"),
+    "vicar-mil": ("stem.0.weight", "attention_weight.weight", "levels.2.1.convs.2.0.bias"),
     "vicar-published": ("init_conv.bn.running_var", "attention.conv_w.weight"),
     "he-fusion": ("window.weight", "spatial_attention.conv.weight", "shrink3.0.weight"),
     "radnet": ("stem.weight", "lstm.weight_hh_l0_reverse", "auxiliary.2.deconvolution.bias"),
     "burduja": ("conv1.weight", "selection.mean", "lstm.bias_ih_l1", "fc.bias"),
-    "lite-mil": ("encoder._conv_stem.weight", "sharpness", "smooth.1.running_var", "positions.bias"),
+    "lite-mil": ("encoder._conv_stem.weight", "sharpness", "smooth.0.bias", "positions.bias"),
 }
-"""Of every system: its first weights, those of a gate, and those that a map alone depends on."""
+"""Of every system: its first weights, those of a gate, those that a map alone depends on, and the bias that a
+convolution has from the normalization after it."""
 OVERFLOWING = {name: tensor.replace("bias", "weight") for name, tensor in LAST_LAYER.items()} | {
     "radnet": "stem.weight"  # what its last layer sees is between -1 and 1
 }

@@ -56,3 +56,34 @@ def test_a_reading_says_what_its_model_was_not_trained_on(
     assert (SENTENCE in page) is said
     assert (f"Caveat: {SENTENCE}" in content) is said
     database.dispose()
+
+
+@pytest.mark.parametrize("thick_from", [None, 40])
+def test_a_head_of_which_a_part_was_cut_thin_is_read_slice_by_slice(
+    tmp_path: Path, thick_from: int | None
+) -> None:
+    bundle = write_system_bundle(tmp_path / "small", "vicar-mil")
+    about = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(about | {"slab_mm": 5.0}))
+    node = Node(settings=(settings := Settings(data_dir=tmp_path)), database=Database(settings.database_url))
+    node.database.upgrade()
+    phantom = head_phantom(seed=5, slices=64, slice_spacing_mm=2.5, rows=96, columns=96)
+    images = phantom_series(phantom)
+    images.sort(key=lambda image: float(image.ImagePositionPatient[2]))
+    if thick_from is not None:
+        thick = images[thick_from::2]
+        for image in thick:
+            image.SliceThickness = 5
+        images = images[:thick_from] + thick
+    uid = arrive(node, images)
+    read_due_study(node, uid, lambda _name: [load_predictor(bundle, "cpu")])
+    with node.database.reading() as session:
+        report = study_report(session, uid)
+    assert report is not None
+    (reading,) = report["readings"]
+    as_slabs = thick_from is None
+    assert ("Thin slices were read as slabs of 5.0 mm." in reading["caveats"]) is as_slabs
+    assert reading["input_features"]["slice_spacing_mm"] == (5 if as_slabs else 2.5)
+    shown = [each["shown_on"] for each in reading["slices"]]
+    assert shown == ([i // 2 * 2 for i in range(64)] if as_slabs else [None] * 52)
+    node.database.dispose()

@@ -61,6 +61,7 @@ class ScriptedPredictor:
         spacing_mm: tuple[float, float, float],
         *,
         slice_thickness_mm: float | None = None,
+        widest_gap_mm: float | None = None,
     ) -> SeriesFinding:
         self.calls += 1
         self.instead()
@@ -635,3 +636,32 @@ def test_a_destination_that_wants_it_gets_a_report_that_nothing_was_read(
     dataset = pydicom.dcmread(node.settings.results_dir / f"{report.sop_instance_uid}.dcm")
     assert dataset.StudyInstanceUID == uid
     assert "NOT read" in str(dataset) or "NOT READ" in str(dataset)
+
+
+def test_a_destination_that_wants_it_hears_of_a_study_that_took_its_workers_down(
+    node: Node, phantom: HeadPhantom
+) -> None:
+    wanting = node.settings.pacs[0].model_copy(update={"not_read_report": True})
+    changed = node.settings.model_copy(update={"pacs": (wanting,)})
+    uid = arrive(node, phantom_series(phantom))
+    for _ in range(node.settings.worker.max_attempts):
+        with node.database.writing() as session:
+            died = queue.claim_study(
+                session,
+                uid,
+                owner="died",
+                now=datetime.now(UTC),
+                lease=-timedelta(seconds=1),
+                max_attempts=node.settings.worker.max_attempts,
+            )
+        assert isinstance(died, queue.StudyClaim)
+    unread = ScriptedPredictor(0.9)
+    assert read_due_study(dataclasses.replace(node, settings=changed), uid, lambda _name: [unread])
+    assert unread.calls == 0
+    assert show(node, uid)["state"] == "FAILED"
+    with node.database.reading() as session:
+        (report,) = outbox.deliveries(session)
+    assert (report.kind, report.destination, report.study_instance_uid) == ("SR", "archive", uid)
+    dataset = pydicom.dcmread(node.settings.results_dir / f"{report.sop_instance_uid}.dcm")
+    texts = [str(element.value) for element in dataset.iterall() if element.keyword == "TextValue"]
+    assert any("the reading process died repeatedly" in text for text in texts), texts

@@ -123,6 +123,7 @@ def test_mixed_thickness_is_read_with_caveats(tmp_path: Path) -> None:
     text = " ".join(volume.caveats)
     assert "mixed: 4, 7 mm" in text
     assert "1.10 to 7.00 mm" in text
+    assert volume.widest_gap_mm == pytest.approx(7.0)
     np.testing.assert_allclose((volume.affine @ [0, 0, COUNT - 1, 1])[:3], volume.origins_mm[-1])
 
 

@@ -757,5 +757,17 @@ def test_slice_profile_stays_in_its_frame_and_names_the_highest(scores: list[flo
     assert f"highest in slice {1 + scores.index(max(scores))} " in profile.summary
 
 
+def test_the_highest_of_a_slab_is_the_slice_that_shows_it() -> None:
+    scores = [0.1, 0.1, 0.1, 0.9, 0.9, 0.9]
+    profile = slice_profile(
+        [
+            {"probabilities": {"any": s}, "localizations": [], "shown_on": index // 3 * 3 + 1}
+            for index, s in enumerate(scores)
+        ]
+    )
+    assert profile is not None
+    assert "highest in slice 5 from below" in profile.summary
+
+
 def test_slice_profile_of_nothing_is_none() -> None:
     assert slice_profile([]) is None

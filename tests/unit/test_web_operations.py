@@ -78,9 +78,10 @@ def test_a_node_that_has_seen_nothing(studies: StoredStudies) -> None:
         "Everything that came was read",
         "No worker has worked on a study",
         "No model has read anything yet",
-        "Drift: being looked at",
     ):
         assert words in text
+    # It may have been looked at before the page was written.
+    assert "Drift: being looked at" in text or "No drift of inputs or suspicion found" in text
 
 
 def test_what_a_worker_did_is_said_in_words(studies: StoredStudies) -> None:

@@ -239,9 +239,20 @@ def test_facts_of_the_slices(browser: Browser, single: str) -> None:
         {"kind": "point", "code": "subdural", "at": [40.5, 60.5], "percent": "70 %"}
     ]
     assert [(c["letters"], c["fills"]) for c in facts["classes"]] == [("ANY", False), ("SDH", True)]
+    assert [s["shown_on"] for s in facts["slices"]] == list(range(20))
     geometry = facts["geometry"]
     assert (geometry["rows"], geometry["columns"]) == (128, 120)
     assert geometry["edges"] == {"right": "L", "left": "R", "bottom": "P", "top": "A"}
+
+
+def test_facts_of_slabs_say_which_slice_shows_them(
+    browser: Browser, node: ReadStudies, phantom: HeadPhantom
+) -> None:
+    study = node.read(phantom_series(phantom, name="slabs"), MappingPredictor([9], together=4))
+    slices = browser.facts(study)["slices"]
+    assert [s["shown_on"] for s in slices] == [index // 4 * 4 + 1 for index in range(20)]
+    assert [index for index, s in enumerate(slices) if s["suspicious"]] == [8, 9, 10, 11]
+    assert [index for index, s in enumerate(slices) if s["places"]] == [9]
 
 
 @pytest.mark.parametrize("kind", ["single", "enhanced"])

@@ -136,9 +136,14 @@ export function drawProfile(canvas, slices, current, colors) {
   context.strokeRect(ratio, middle - height / 2, canvas.width - 2 * ratio, height);
 }
 
+// Of a slab, the slice that shows it is the peak.
 export function isPeak(slices, index) {
-  const score = slices[index].score;
-  const before = slices[index - 1]?.score ?? -1;
-  const after = slices[index + 1]?.score ?? -1;
-  return slices[index].suspicious && score > before && score >= after;
+  const { score, suspicious, shown_on: shownOn } = slices[index];
+  if (!suspicious || shownOn !== index) return false;
+  const beyond = (step) => {
+    let at = index + step;
+    while (slices[at]?.shown_on === index) at += step;
+    return slices[at]?.score ?? -1;
+  };
+  return score > beyond(-1) && score >= beyond(1);
 }

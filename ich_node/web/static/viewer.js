@@ -51,7 +51,7 @@ export class Viewer {
 
   mostSuspicious() {
     const scores = this.facts.slices.map((slice) => slice.score);
-    return scores.indexOf(Math.max(...scores));
+    return this.facts.slices[scores.indexOf(Math.max(...scores))].shown_on;
   }
 
   // Toggles of classes, letters of the patient's sides, bounds of the slider.
@@ -119,12 +119,12 @@ export class Viewer {
     this.refresh();
   }
 
-  // To the next suspicious slice above (1) or below (-1), around the ends.
+  // To the next suspicious slice above (1) or below (-1), around the ends; of a slab to the one that shows it.
   jump(direction) {
     const { slices } = this.facts;
     for (let step = 1; step <= slices.length; step += 1) {
       const index = (this.at + direction * step + slices.length * 2) % slices.length;
-      if (slices[index].suspicious) return this.go(index, { tell: true });
+      if (slices[index].suspicious && slices[index].shown_on === index) return this.go(index, { tell: true });
     }
     find("announcer").textContent = "No slice is suspicious.";
     return undefined;
@@ -316,13 +316,14 @@ export class Viewer {
   }
 
   describe(isHere) {
-    const { places, percents } = this.facts.slices[this.at];
+    const { places, percents, suspicious, shown_on: shownOn } = this.facts.slices[this.at];
     const scores = this.facts.classes.map(({ code, letters }) => `${letters} ${percents[code]}`).join(", ");
+    const elsewhere = suspicious && shownOn !== this.at ? `, of a slab: see slice ${shownOn + 1}` : "";
     find("window-words").textContent =
       `W ${this.width}  L ${this.level}` + (this.view.zoom > 1 ? `  ${this.view.zoom.toFixed(1)} x` : "");
-    find("scores").textContent = scores;
+    find("scores").textContent = scores + elsewhere;
     const marks = places.length === 1 ? "1 place is marked" : `${places.length} places are marked`;
-    const words = `${find("position").textContent}, window ${this.width} level ${this.level}, ${marks}`;
+    const words = `${find("position").textContent}, window ${this.width} level ${this.level}, ${marks}${elsewhere}`;
     this.canvas.setAttribute("aria-label", words);
     this.canvas.dataset.slice = isHere ? String(this.at) : "";
     this.canvas.dataset.shownWindow = `${this.width} ${this.level}`;
