@@ -32,11 +32,16 @@ class WorklistAnswers:
     anyone_may_call
         Whether associations are accepted of peers that nobody has listed. Such a peer may bring images, and learns of
         patients only where it runs on this machine.
+    turn_seconds
+        How long an answer waits for others to be encoded before it is encoded beside them.
     """
 
-    def __init__(self, look_up: LookUp, *, anyone_may_call: bool) -> None:
+    def __init__(
+        self, look_up: LookUp, *, anyone_may_call: bool, turn_seconds: float = _TURN_SECONDS
+    ) -> None:
         self._provider = WorklistProvider(look_up)
         self._anyone_may_call = anyone_may_call
+        self._turn_seconds = turn_seconds
         self._answering = threading.Lock()
 
     def handle(self, event: evt.Event) -> Iterator[tuple[Any, Dataset | None]]:
@@ -69,7 +74,7 @@ class WorklistAnswers:
 
         Who is behind somebody that reads nothing goes on without a turn.
         """
-        is_ours = self._answering.acquire(timeout=_TURN_SECONDS)
+        is_ours = self._answering.acquire(timeout=self._turn_seconds)
         try:
             yield
         finally:

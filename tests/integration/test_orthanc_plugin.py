@@ -126,8 +126,9 @@ class Pacs:
                 process.wait(30)
 
     def _answers(self) -> bool:
+        """Whether it and the plugin, which is told a moment later, have started."""
         try:
-            return self.call("/system")[0] == 200
+            return self.call("/system")[0] == 200 and self.call("/ich-node/status")[0] != 503
         except OSError:
             return False
 

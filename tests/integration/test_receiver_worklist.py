@@ -375,8 +375,8 @@ def test_who_is_listed_nowhere_learns_of_no_patient(anyone: bool, address: str, 
     assert may_ask or status.Status == FindStatus.NOT_AUTHORIZED
 
 
-def test_who_ask_at_once_take_turns_and_nobody_waits_for_one_that_reads_nothing() -> None:
-    answers = WorklistAnswers(lambda question: [ITEM] * 20, anyone_may_call=False)
+def _ask_at_once(answers: WorklistAnswers, count: int) -> tuple[int, int]:
+    """How many were answered at one time at most, and how many were answered to the end."""
     event: events.Event = _Event("192.0.2.7")  # type: ignore[assignment]
     at_once, most, done = 0, 0, 0
     counting = threading.Lock()
@@ -393,19 +393,24 @@ def test_who_ask_at_once_take_turns_and_nobody_waits_for_one_that_reads_nothing(
         with counting:
             done += 1
 
-    def run(count: int) -> None:
-        askers = [threading.Thread(target=send_all) for _ in range(count)]
-        for asker in askers:
-            asker.start()
-        for asker in askers:
-            asker.join(60)
+    askers = [threading.Thread(target=send_all) for _ in range(count)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join(60)
+    return most, done
 
-    run(6)
-    assert (most, done) == (1, 6)
-    stuck = answers.handle(event)
+
+def test_who_ask_at_once_take_turns() -> None:
+    answers = WorklistAnswers(lambda question: [ITEM] * 20, anyone_may_call=False, turn_seconds=60)
+    assert _ask_at_once(answers, 6) == (1, 6)
+
+
+def test_nobody_waits_for_one_that_reads_nothing() -> None:
+    answers = WorklistAnswers(lambda question: [ITEM] * 2, anyone_may_call=False)
+    stuck = answers.handle(_Event("192.0.2.7"))  # type: ignore[arg-type]
     next(stuck)
-    run(2)
-    assert done == 8
+    assert _ask_at_once(answers, 2)[1] == 2
     stuck.close()  # type: ignore[attr-defined]
     assert answers._answering.acquire(timeout=1)
 
