@@ -331,13 +331,26 @@ def compare(
 
 
 @main.command("results")
-@click.option("--runs", type=_FOLDER, default=Path("training-runs"), show_default=True)
+@_data
+@_cache
+@click.option("--runs", type=_FOLDER, help="Record first what is done here: folder of `compare`.")
+@click.option("--records", type=_FOLDER, default=Path("docs/results"), show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/results.md"))
-def results(runs: Path, out: Path) -> None:
-    """Write the page of results from the comparison's runs that are done."""
-    from training.comparison import write_page
+def results(sources: tuple[str, ...], cache: Path, runs: Path | None, records: Path, out: Path) -> None:
+    """Record what the comparison's runs said, and write the page of results from all records and the labels."""
+    from training.comparison import record_runs, write_page
+    from training.records import Said, file_of, recall
 
-    lines = write_page(runs, out, f"python -m training results --runs {runs} --out {out}")
+    scans = _read(sources, cache)
+    for recipe in record_runs(runs, records) if runs else ():
+        click.echo(f"{recipe}: recorded")
+
+    def said(recipe: str) -> Said | None:
+        file = file_of(records, recipe)
+        return recall(file, scans) if file.is_file() else None
+
+    given = " ".join(f"--data {source.partition('=')[0]}=FOLDER" for source in sources)
+    lines = write_page(said, out, f"python -m training results {given} --records {records} --out {out}")
     click.echo(f"{len(lines)} runs: {out}")
 
 

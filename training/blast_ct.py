@@ -198,6 +198,9 @@ def load_teachers(folder: Path) -> list[DeepMedic]:
         except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
             first = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(f"{file} does not hold the weights of BLAST-CT v1 ({first})") from error
+        for tensor in network.parameters():
+            if tensor.ndim == 5:  # half again as fast
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last_3d)
         teachers.append(network.eval())
     return teachers
 
@@ -243,7 +246,7 @@ def blood_likelihood(
     levels = [round(i * spacing_mm[0]) for i in slices]
     for corner in _corners(where, levels):
         tile = tuple(slice(a - _BORDER, a + n + _BORDER) for a, n in zip(corner, _TILE, strict=True))
-        part = torch.from_numpy(_cut(x, tile))[None, None]
+        part = torch.from_numpy(_cut(x, tile))[None, None].contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", torch.bfloat16):
             seen = torch.stack([t(part).float().softmax(1)[0] for t in teachers]).mean(0)[list(BLOOD)].numpy()
         for number, level in enumerate(levels):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from training.evaluation.scored import Scored
 from training.evaluation.tables import LOSS_DIGITS, Cell, Table
 from training.predictions import Predictions
 from training.recipe import find_recipe
-from training.run import RUN_FILE, predictions_of
+from training.records import Said, file_of, keep, of_run
 from training.scan import CLASSES, PRESENT
 
 logger = logging.getLogger(__name__)
@@ -86,20 +85,36 @@ class Finished:
     """What ``run.json`` says."""
 
 
-def finished(runs: Path, rows: Sequence[Row]) -> list[Finished]:
-    """Lines whose runs are done, each calibrated on its own out-of-fold predictions."""
+def finished(said: Callable[[str], Said | None], rows: Sequence[Row]) -> list[Finished]:
+    """Lines whose runs are done, each calibrated on its own out-of-fold predictions.
+
+    Parameters
+    ----------
+    said
+        From a recipe's name to what its run says; None where it is not done.
+    """
     out = []
     for row in rows:
-        folder = runs / row.recipe
-        predictions = predictions_of(folder) if (folder / RUN_FILE).is_file() else None
-        if predictions is None:
+        told = said(row.recipe)
+        if told is None:
             continue
-        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        predictions, run = told
         named = replace(predictions, system=row.label)
         rule = run["recipe"]["decision"]["rule"]
         decision = choose(named, rule=rule).decision
         out.append(Finished(row=row, scored=Scored(predictions=named, decision=decision), run=run))
     return out
+
+
+def record_runs(runs: Path, records: Path, rows: Sequence[Row] | None = None) -> list[str]:
+    """Keep a record of each line whose run is done; the recipes of those."""
+    kept = []
+    for row in read_rows() if rows is None else rows:
+        said = of_run(runs / row.recipe)
+        if said is not None:
+            keep(said, file_of(records, row.recipe))
+            kept.append(row.recipe)
+    return kept
 
 
 def main_table(lines: Sequence[Finished]) -> Table:
@@ -201,9 +216,10 @@ def page(lines: Sequence[Finished], missing: Sequence[Row], command: str) -> str
     head = (
         f"# Results\n\n{_TITLE}: {p.data}, {p.split}; {patients} patients, {positive} scans with hemorrhage, "
         f"{len(p.scan)} slices, {bleeding} of them with it. Made by\n\n```\n{command}\n```\n\n"
-        "from the logged runs; none of our numbers is typed by hand. They are of patients whom the network that scored "
-        "them never saw, with 95 % intervals by bootstrap over patients. Calibration (Platt, for each class) is fitted "
-        "on these same predictions: it changes no slice AUC, and makes log losses somewhat optimistic.\n"
+        "from what is recorded of each run (a file a recipe, without images and labels; `--runs` records runs anew) "
+        "and the labels of the data; none of our numbers is typed by hand. They are of patients whom the network that "
+        "scored them never saw, with 95 % intervals by bootstrap over patients. Calibration (Platt, for each class) is "
+        "fitted on these same predictions: it changes no slice AUC, and makes log losses somewhat optimistic.\n"
     )
     scored = [line.scored for line in lines]
     tables = [
@@ -251,7 +267,9 @@ def _by_subtype(predictions: Predictions) -> str:
     return ", ".join(f"{subtype} {count}" for subtype, count in found.items() if subtype is not CLASSES[0])
 
 
-def write_page(runs: Path, out: Path, command: str, rows: Sequence[Row] | None = None) -> list[Finished]:
+def write_page(
+    said: Callable[[str], Said | None], out: Path, command: str, rows: Sequence[Row] | None = None
+) -> list[Finished]:
     """Write the page from the runs that are done.
 
     Raises
@@ -260,7 +278,7 @@ def write_page(runs: Path, out: Path, command: str, rows: Sequence[Row] | None =
         None is.
     """
     all_rows = read_rows() if rows is None else rows
-    lines = finished(runs, all_rows)
+    lines = finished(said, all_rows)
     done = {line.row.recipe for line in lines}
     text = page(lines, [row for row in all_rows if row.recipe not in done], command)
     out.parent.mkdir(parents=True, exist_ok=True)

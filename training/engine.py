@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
 from training.batches import collated
@@ -111,6 +112,17 @@ class _Bar(TQDMProgressBar):
         metrics: dict[str, Any] = super().get_metrics(*arguments)
         metrics.pop("v_num", None)
         return metrics
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Lightning moves a checkpoint in from the system's temporary folder: killed between two disks, it is half."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write all of it beside the file, then put it in its place."""
+        file = Path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 def make_optimizer(parameters: list[torch.nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
@@ -226,6 +238,7 @@ def _trainer(
         gradient_clip_val=schedule.gradient_norm,
         callbacks=callbacks,
         logger=loggers,
+        plugins=[_WholeCheckpoints()],
         log_every_n_steps=1,
         enable_progress_bar=progress,
         enable_model_summary=False,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ich_node.model.execution import channels_last
 from training.batches import Batches
 from training.cuts import Cuts
 from training.engine import fit
@@ -46,6 +47,7 @@ class Learner(ABC):
         """Make the network anew: its random weights follow from the seed alone."""
         torch.manual_seed(seed)
         self.network = self.make_network()
+        channels_last(self.network)
 
     @abstractmethod
     def train(

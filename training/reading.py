@@ -54,7 +54,7 @@ def read_scans(
         scan_labels=np.stack([scan.scan_labels for scan in scans]),
         logits=np.concatenate([logits for logits, _, _ in parts]),
         places=np.concatenate([_shifted(found, at) for (_, found, _), at in zip(parts, first, strict=False)]),
-        boxes=np.concatenate([_shifted(_boxes(scan), at) for scan, at in zip(scans, first, strict=False)]),
+        boxes=boxes_of(scans),
         pixel_mm=np.concatenate([pixel for _, _, pixel in parts]),
     )
 
@@ -83,6 +83,12 @@ def _read(predictor: Predictor, scan: Scan, *, places: bool) -> tuple[Floats, Fl
 
 def _pixels(volume: Volume) -> Floats:
     return np.tile(np.array(volume.spacing_mm[1:], np.float64), (len(volume.hu), 1))
+
+
+def boxes_of(scans: Sequence[Scan]) -> Floats:
+    """(boxes, 6) what readers drew, as `Predictions` has it."""
+    first = np.cumsum([0, *(len(scan.slice_ids) for scan in scans)])
+    return np.concatenate([_shifted(_boxes(scan), at) for scan, at in zip(scans, first, strict=False)])
 
 
 def _boxes(scan: Scan) -> Floats:

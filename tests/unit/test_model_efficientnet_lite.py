@@ -154,3 +154,15 @@ def test_a_network_of_other_classes_keeps_its_last_layer():
     load_imagenet(network)
     assert torch.equal(network.classifier.weight, before)
     assert torch.equal(network._conv_stem.weight, imagenet_weights()["_conv_stem.weight"])
+
+
+def test_gradients_of_depthwise_convolutions_are_found_in_single_precision():
+    x = torch.randn(2, 8, 9, 9, requires_grad=True)
+    depthwise, full = SameConv2d(8, 8, 3, 2, groups=8), SameConv2d(8, 8, 3, 2, groups=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert full(x).dtype == torch.bfloat16
+        out = depthwise(x)
+        assert depthwise(x.bfloat16()).dtype == out.dtype == torch.float32
+        with torch.no_grad():
+            assert depthwise(x).dtype == torch.bfloat16
+    torch.testing.assert_close(out, depthwise(x), rtol=0, atol=0)

@@ -20,6 +20,7 @@ from ich_node.model.execution import Execution
 from ich_node.model.localization import DetectorConfig
 from ich_node.model.preprocess import cut_out, on_source_grid
 from ich_node.model.radnet import (
+    AuxiliaryHead,
     LossWeights,
     RadNet,
     RadNetConfig,
@@ -520,3 +521,13 @@ def test_weights_that_are_no_numbers_are_refused():
 def test_a_bundle_finds_it_by_name():
     assert find_system("radnet") is RadNet
     assert isinstance(RadNet.network(SMALL), RecurrentAttentionDenseNet)
+
+
+def test_gradients_of_deconvolutions_are_found_in_single_precision():
+    head, h = AuxiliaryHead(4, 4), torch.randn(2, 4, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        exact = head(h, (24, 24))
+        with torch.no_grad():
+            rounded = head(h, (24, 24))
+    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.02, atol=0.02)

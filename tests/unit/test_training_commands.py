@@ -225,11 +225,16 @@ def test_compare_trains_what_is_missing_and_results_shows_it(work: Path, run: Pa
     assert (tmp_path / "runs" / name / "fold0" / "predictions.npz").is_file()
     assert not (tmp_path / "runs" / name / "fold1").exists()
 
-    said = done("results", "--runs", run.parent, "--out", tmp_path / "results.md")
-    assert f"1 runs: {tmp_path / 'results.md'}" in said
-    text = (tmp_path / "results.md").read_text()
+    page, records = tmp_path / "results.md", tmp_path / "records"
+    to = ("--records", records, "--out", page)
+    said = done("results", *data_of(work), "--runs", run.parent, *to)
+    assert f"{RUN}: recorded" in said
+    assert f"1 runs: {page}" in said
+    text = page.read_text()
     assert "4 patients, 2 scans with hemorrhage, 56 slices" in text
-    assert f"python -m training results --runs {run.parent} --out {tmp_path / 'results.md'}" in text
+    assert f"python -m training results --data ct-ich=FOLDER --records {records} --out {page}" in text
+    done("results", *data_of(work), *to)
+    assert page.read_text() == text
     labels = {row.recipe: row.label for row in read_rows()}
     (missing,) = [line for line in text.splitlines() if line.startswith("Not run yet: ")]
     assert all(labels[recipe] in missing for recipe in others)
@@ -340,7 +345,9 @@ def test_runs_that_are_none_are_told(work: Path, run: Path, tmp_path: Path):
     assert "run.json" in failed("release", tmp_path / "nothing", *data_of(work), "--phantoms", 0, *bundle)
     assert "was trained on" in failed("release", run, *data_of(work), "--phantoms", 0, *bundle)
     assert not (tmp_path / "v1").exists()
-    assert "no run is done" in failed("results", "--runs", tmp_path, "--out", tmp_path / "results.md")
+    assert "no run is done" in failed(
+        "results", *data_of(work), "--records", tmp_path, "--out", tmp_path / "r.md"
+    )
     told = failed("compare", *data_of(work), "--runs", tmp_path, "--recipe", "vicar")
     assert "'vicar' is not compared; there is " in told
     assert "vicar-max-small" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from training.comparison import (
 )
 from training.predictions import Predictions
 from training.recipe import find_recipe
+from training.records import Said, of_run
 from training.run import PREDICTIONS_FILE, RUN_FILE, SPLIT_FILE
 from training.scan import CLASSES
 from training.split import Split
@@ -88,6 +90,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def done_in(runs: Path) -> Callable[[str], Said | None]:
+    return lambda recipe: of_run(runs / recipe)
+
+
 def test_every_line_that_is_shipped_has_a_recipe():
     rows = read_rows()
     assert len(rows) > 10
@@ -128,14 +134,14 @@ def test_runs_that_others_take_their_cnn_from_come_first(tmp_path: Path):
 
 
 def test_only_finished_runs_are_shown(runs: Path):
-    lines = finished(runs, ROWS)
+    lines = finished(done_in(runs), ROWS)
     assert [line.row.recipe for line in lines] == ["vicar-attention-small", "vicar-max-small"]
     assert [line.scored.name for line in lines] == ["Vicar: attention", "Vicar: max"]
     assert all(line.scored.decision.scale > 0 for line in lines)
 
 
 def test_what_an_ablation_changes_is_paired_by_patient(runs: Path, tmp_path: Path):
-    table = main_table(finished(runs, ROWS))
+    table = main_table(finished(done_in(runs), ROWS))
     column = table.columns.index("change by the ablation")
     assert table.rows[0][column] is None
     change = table.rows[1][column]
@@ -145,20 +151,20 @@ def test_what_an_ablation_changes_is_paired_by_patient(runs: Path, tmp_path: Pat
     # the same predictions: no change, and no doubt of it, for patients are drawn for both at once
     for name in ("vicar-attention-small", "vicar-max-small"):
         write_run(tmp_path / name, name, 1.0, seed=4)
-    same = main_table(finished(tmp_path, ROWS)).rows[1][column]
+    same = main_table(finished(done_in(tmp_path), ROWS)).rows[1][column]
     assert (same.value, same.low, same.high) == (0, 0, 0)  # type: ignore[union-attr]
 
 
 def test_runs_on_other_patients_are_not_compared(runs: Path, tmp_path: Path):
     write_run(tmp_path / "vicar-attention-small", "vicar-attention-small", 3.0, patients=20)
     write_run(tmp_path / "vicar-max-small", "vicar-max-small", 1.0)
-    table = main_table(finished(tmp_path, ROWS))
+    table = main_table(finished(done_in(tmp_path), ROWS))
     change = table.rows[1][table.columns.index("change by the ablation")]
     assert "other slices" in change.text()  # type: ignore[union-attr]
 
 
 def test_the_page_says_what_its_runs_do(runs: Path, tmp_path: Path):
-    lines = write_page(runs, tmp_path / "docs" / "results.md", "python -m training results", ROWS)
+    lines = write_page(done_in(runs), tmp_path / "docs" / "results.md", "python -m training results", ROWS)
     text = (tmp_path / "docs" / "results.md").read_text()
     assert len(lines) == 2
     assert "24 patients, 12 scans with hemorrhage, 96 slices, 24 of them with it" in text
@@ -177,5 +183,5 @@ def test_the_page_says_what_its_runs_do(runs: Path, tmp_path: Path):
 
 def test_a_page_of_nothing_is_not_written(tmp_path: Path):
     with pytest.raises(ValueError, match="no run is done"):
-        write_page(tmp_path, tmp_path / "results.md", "command", ROWS)
+        write_page(done_in(tmp_path), tmp_path / "results.md", "command", ROWS)
     assert not (tmp_path / "results.md").exists()
