@@ -333,7 +333,11 @@ def compare(
 @main.command("results")
 @_data
 @_cache
-@click.option("--runs", type=_FOLDER, help="Record first what is done here: folder of `compare`.")
+@click.option(
+    "--runs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Record first what is done here: folder of `compare`.",
+)
 @click.option("--records", type=_FOLDER, default=Path("docs/results"), show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/results.md"))
 def results(sources: tuple[str, ...], cache: Path, runs: Path | None, records: Path, out: Path) -> None:
@@ -342,8 +346,8 @@ def results(sources: tuple[str, ...], cache: Path, runs: Path | None, records: P
     from training.records import Said, file_of, recall
 
     scans = _read(sources, cache)
-    for recipe in record_runs(runs, records) if runs else ():
-        click.echo(f"{recipe}: recorded")
+    for recipe, done in (record_runs(runs, scans, records) if runs else {}).items():
+        click.echo(f"{recipe}: {'recorded' if done else 'not done'}")
 
     def said(recipe: str) -> Said | None:
         file = file_of(records, recipe)

@@ -199,7 +199,7 @@ def load_teachers(folder: Path) -> list[DeepMedic]:
             first = (str(error).strip() or repr(error)).splitlines()[0]
             raise ValueError(f"{file} does not hold the weights of BLAST-CT v1 ({first})") from error
         for tensor in network.parameters():
-            if tensor.ndim == 5:  # half again as fast
+            if tensor.ndim == 5:  # takes two thirds of the time or less
                 tensor.data = tensor.data.contiguous(memory_format=torch.channels_last_3d)
         teachers.append(network.eval())
     return teachers

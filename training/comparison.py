@@ -30,7 +30,7 @@ from training.evaluation.tables import LOSS_DIGITS, Cell, Table
 from training.predictions import Predictions
 from training.recipe import find_recipe
 from training.records import Said, file_of, keep, of_run
-from training.scan import CLASSES, PRESENT
+from training.scan import CLASSES, PRESENT, Scan
 
 logger = logging.getLogger(__name__)
 
@@ -106,14 +106,22 @@ def finished(said: Callable[[str], Said | None], rows: Sequence[Row]) -> list[Fi
     return out
 
 
-def record_runs(runs: Path, records: Path, rows: Sequence[Row] | None = None) -> list[str]:
-    """Keep a record of each line whose run is done; the recipes of those."""
-    kept = []
+def record_runs(
+    runs: Path, scans: Sequence[Scan], records: Path, rows: Sequence[Row] | None = None
+) -> dict[str, bool]:
+    """Keep a record of each line whose run is done: recipes, and whether they are.
+
+    Raises
+    ------
+    ValueError
+        As `training.records.keep`.
+    """
+    kept = {}
     for row in read_rows() if rows is None else rows:
         said = of_run(runs / row.recipe)
         if said is not None:
-            keep(said, file_of(records, row.recipe))
-            kept.append(row.recipe)
+            keep(said, scans, file_of(records, row.recipe))
+        kept[row.recipe] = said is not None
     return kept
 
 
@@ -206,10 +214,16 @@ def page(lines: Sequence[Finished], missing: Sequence[Row], command: str) -> str
     Raises
     ------
     ValueError
-        No run is done.
+        No run is done, or runs are of different patients or folds.
     """
     if not lines:
         raise ValueError("no run is done: there is nothing to show")
+    for line in lines[1:]:
+        if _folds(line) != _folds(lines[0]):
+            first, other = lines[0].row.recipe, line.row.recipe
+            raise ValueError(
+                f"{other} was trained on other patients or folds than {first}: they do not compare"
+            )
     p = lines[0].scored.predictions
     patients, positive = len(np.unique(p.patient_ids)), int((p.scan_labels[:, 0] == PRESENT).sum())
     bleeding = int((p.labels[:, 0] == PRESENT).sum())
@@ -236,6 +250,11 @@ def page(lines: Sequence[Finished], missing: Sequence[Row], command: str) -> str
     absent = ", ".join(row.label for row in missing)
     rest = f"\nNot run yet: {absent}.\n" if absent else ""
     return "\n".join([head + rest, _cannot(lines), *(table.markdown() for table in tables)])
+
+
+def _folds(line: Finished) -> dict[str, int]:
+    p = line.scored.predictions
+    return dict(zip(p.scan_ids.tolist(), p.fold.tolist(), strict=True))
 
 
 def _cannot(lines: Sequence[Finished]) -> str:

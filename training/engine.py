@@ -188,6 +188,8 @@ def fit(
         return learner.network.eval()
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / f"{CHECKPOINT}.ckpt"
+    for unfinished in out.glob(f".{CHECKPOINT}.*.ckpt"):  # of a run that was killed as it wrote
+        unfinished.unlink(missing_ok=True)
     with _quiet(verbose):
         trainer = _trainer(
             learner.recipe.schedule, out, accelerator, devices, progress=progress, tensorboard=tensorboard

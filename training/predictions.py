@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +77,34 @@ class Predictions:
 
         Raises
         ------
-        OSError, ValueError, KeyError
-            The file is absent, or is no such file.
+        OSError
+            The file is absent.
+        ValueError
+            It is damaged, or no such file.
         """
-        with np.load(file, allow_pickle=False) as arrays:
-            values = {f.name: arrays[f.name] for f in fields(cls)}
+        values: dict[str, Any] = arrays_of(file, [f.name for f in fields(cls)])
         for name in ("system", "data", "split"):
             values[name] = str(values[name])
         return cls(**values)
+
+
+def arrays_of(file: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of an npz file.
+
+    Raises
+    ------
+    OSError
+        The file is absent.
+    ValueError
+        It is damaged, no such file, or lacks one of ``names``.
+    """
+    try:
+        # opened here: np.load leaves a damaged file open
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except OSError:
+        raise
+    except Exception as error:  # zip, zlib and NumPy's headers each raise their own of damage
+        raise ValueError(
+            f"{file} is damaged, or another kind of file: {error or type(error).__name__}"
+        ) from error

@@ -185,3 +185,13 @@ def test_a_page_of_nothing_is_not_written(tmp_path: Path):
     with pytest.raises(ValueError, match="no run is done"):
         write_page(done_in(tmp_path), tmp_path / "results.md", "command", ROWS)
     assert not (tmp_path / "results.md").exists()
+
+
+def test_a_page_of_other_patients_or_folds_is_not_written(tmp_path: Path):
+    write_run(tmp_path / "vicar-attention-small", "vicar-attention-small", 3.0)
+    write_run(tmp_path / "he-fusion-small", "he-fusion-small", 1.0, patients=20)
+    with pytest.raises(
+        ValueError, match="he-fusion-small was trained on other patients or folds than vicar-att"
+    ):
+        write_page(done_in(tmp_path), tmp_path / "results.md", "command", ROWS)
+    assert not (tmp_path / "results.md").exists()
