@@ -97,7 +97,7 @@ def test_what_a_worker_did_is_said_in_words(studies: StoredStudies) -> None:
 
 def test_drift_is_looked_at_beside_the_requests(studies: StoredStudies) -> None:
     watch = DriftWatch(studies.database)
-    assert watch.latest() is None
+    assert not watch.latest()
     watch.join()
     assert watch.latest() == ()
     now = datetime.now(UTC)
