@@ -20,6 +20,7 @@ from ich_node.destination_settings import (
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
 from ich_node.settings_section import Section
+from ich_node.settings import PeerSettings
 from ich_node.settings_sources import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -122,6 +123,7 @@ def test_every_setting_is_described_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("begin", "section", "without"),
     [
+        ("Who may send\n", PeerSettings, None),
         ("Where results go\n", PacsSettings, None),
         ("`[[hl7]]` has\n", HL7Settings, NotifiedSettings),
         ("`[[webhook]]` has\n", WebhookSettings, NotifiedSettings),
