@@ -19,8 +19,8 @@ from ich_node.destination_settings import (
 )
 from ich_node.errors import RejectionReason
 from ich_node.findings import Priority, StudyState
-from ich_node.settings_section import Section
 from ich_node.settings import PeerSettings
+from ich_node.settings_section import Section
 from ich_node.settings_sources import load_settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
