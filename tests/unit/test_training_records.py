@@ -166,7 +166,7 @@ def test_what_is_no_record_is_told(said: Said, tmp_path: Path):
     for name in ("predictions", "text", "empty", "cut"):
         with pytest.raises(ValueError, match=rf"{name}\.npz is damaged, or another kind of file"):
             recall(tmp_path / f"{name}.npz", scans)
-    for at in range(60, len(whole), len(whole) // 40):  # damage is told as such, or it lies in a part that is not read
+    for at in range(60, len(whole), len(whole) // 40):  # told as damage, or in a part that is not read
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         with contextlib.suppress(ValueError):
             recall(file, scans)
