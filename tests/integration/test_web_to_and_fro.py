@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ich_node.database.reviews import Verdict, add_review
-from tests.live_site import NOW, LiveSite, ago, chromium_browser, live_site, needs_chromium, quiet_page
+from tests.live_site import (
+    DEADLINE_MS,
+    NOW,
+    LiveSite,
+    ago,
+    chromium_browser,
+    live_site,
+    needs_chromium,
+    quiet_page,
+)
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright
+else:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = needs_chromium
 
@@ -43,7 +55,7 @@ def say(site: LiveSite, study: str, verdict: Verdict) -> None:
 
 
 def wait_for_title(page: playwright.Page, title: str) -> None:
-    page.wait_for_function("(title) => document.title.startsWith(title)", arg=title)
+    playwright.expect(page).to_have_title(re.compile(f"^{re.escape(title)}"), timeout=DEADLINE_MS)
 
 
 def test_a_study_leads_back_to_the_list_that_it_was_opened_from(
@@ -59,7 +71,7 @@ def test_a_study_leads_back_to_the_list_that_it_was_opened_from(
     assert page.locator(".back").get_attribute("href") == "/?priority=STAT"
     page.keyboard.press("Escape")
     page.wait_for_url("**/?priority=STAT")
-    page.wait_for_function(f"{FOCUSED} === 'Bleed, 2'")
+    page.locator("a:focus", has_text="Bleed, 2").wait_for()
     page.keyboard.press("Enter")
     page.wait_for_url("**/studies/1.2.3.2")
     page.keyboard.press("r")
