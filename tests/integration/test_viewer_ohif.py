@@ -25,7 +25,9 @@ from ich_node.report.sr_class import SrClass
 from ich_node.report.wording import DISCLAIMER, HEADLINE
 from ich_node.testing.phantom import HeadPhantom, head_phantom
 from ich_node.testing.series import phantom_series
+from tests.ohif_page import FORGETS, open_until
 from tests.ohif_viewer import ViewerUnavailableError, ohif, ohif_files, orthanc, store
+from tests.receiver_process import wait_until
 from tests.report_builders import READ_AT
 
 if TYPE_CHECKING:
@@ -177,6 +179,7 @@ def page(chromium: playwright.Browser) -> Iterator[playwright.Page]:
     context = chromium.new_context(viewport=SIZE)
     page = context.new_page()
     page.set_default_timeout(DEADLINE_MS)
+    page.add_init_script(FORGETS)
     yield page
     context.close()
 
@@ -224,13 +227,16 @@ def test_the_report_shows_the_finding_on_the_slice(
     page: playwright.Page, viewer: tuple[str, dict[str, Stored]], name: str
 ) -> None:
     address, stored = viewer
-    _open(page, address, stored[name])
-    _open_report(page)
-    page.locator("svg text", has_text=HEADLINE[stored[name].priority]).first.wait_for()
+
+    def open_the_report() -> None:
+        _open(page, address, stored[name])
+        _open_report(page)
+
+    open_until(open_the_report, page.locator("svg text", has_text=HEADLINE[stored[name].priority]).first)
     text = " ".join(page.locator("svg text").all_text_contents())
     assert DISCLAIMER in text
     assert "Certainty of Finding" in text
-    assert (_viewport(page).min(axis=2) > 200).mean() > 0.02, "no skull: the viewport is black"
+    wait_until(lambda: (_viewport(page).min(axis=2) > 200).mean() > 0.02, "a skull: the viewport is black")
     _keep(page, f"report-{name}")
 
 
@@ -239,8 +245,8 @@ def test_a_report_in_basic_text_is_read_as_text(
 ) -> None:
     address, stored = viewer
     _open(page, address, stored[BASIC_TEXT])
-    _open_report(page)
-    page.get_by_text(HEADLINE[stored[BASIC_TEXT].priority]).first.wait_for()
+    headline = page.get_by_text(HEADLINE[stored[BASIC_TEXT].priority]).first
+    open_until(lambda: _open_report(page), headline)
     assert DISCLAIMER in page.locator("[data-cy=viewport-grid]").inner_text()
     _keep(page, "report-text")
 
@@ -252,10 +258,10 @@ def test_the_secondary_captures_are_seen(
     _open(page, address, stored["positive"])
     colours = _viewport(page).astype(int)
     assert (np.ptp(colours, axis=2) > 100).mean() < 0.001, "the CT has no colours"
-    page.locator("[data-cy=study-browser-thumbnail]", has_text="ICH AI overlays").dblclick()
-    page.locator("[data-cy=viewport-overlay-top-left]", has_text="ICH AI overlays").first.wait_for()
-    colours = _viewport(page).astype(int)
-    assert (np.ptp(colours, axis=2) > 100).mean() > 0.001
+    thumbnail = page.locator("[data-cy=study-browser-thumbnail]", has_text="ICH AI overlays")
+    series = page.locator("[data-cy=viewport-overlay-top-left]", has_text="ICH AI overlays").first
+    open_until(thumbnail.dblclick, series)
+    wait_until(lambda: (np.ptp(_viewport(page).astype(int), axis=2) > 100).mean() > 0.001, "colours")
     _keep(page, "overlays")
 
 
