@@ -30,6 +30,8 @@ from training.sources import IMAGENET, TEACHER, training_data
 
 _ESTIMATED = ("pixel_spacing_mm", "field_of_view_mm", "cavity_volume_ml")
 """What says nothing where the pixel spacing is estimated from the size of the cavity."""
+_OF_PICTURES = ("noise_hu", "bright_share")
+"""What compressed pictures of a window do not show as it was."""
 NOTE = (
     "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating points "
     "were chosen on these same out-of-fold predictions; 'nested' gives the operating points' results when those of "
@@ -130,14 +132,14 @@ def release(
         "pointing": None,
         "remarks": list(wanted.remarks),
     }
-    features, estimated = real_features(scans)
+    features, lost = real_features(scans)
     about: dict[str, Any] = {
         "version": wanted.version,
         "decision": asdict(choice.decision),
         "operating_points": asdict(choice.points),
         "training_data": _sources(scans, described, recipe),
         "training_inputs": {
-            name: list(bounds) for name, bounds in ranges_of(features, leave_out=estimated).known().items()
+            name: list(bounds) for name, bounds in ranges_of(features, leave_out=lost).known().items()
         },
         **_slabs(recipe, features),
         "training_sources": described["sources"],
@@ -197,9 +199,9 @@ def rounded(choice: Choice) -> Choice:
 
 
 def real_features(scans: Sequence[Scan]) -> tuple[list[InputFeatures], tuple[str, ...]]:
-    """What the real scans are like, and the names of the features that say nothing because they were estimated."""
+    """What the real scans are like, and the names of the features that their data do not show as they were."""
     features: list[InputFeatures] = []
-    estimated: set[str] = set()
+    lost: set[str] = set()
     for scan in scans:
         if scan.synthetic:
             continue
@@ -207,8 +209,9 @@ def real_features(scans: Sequence[Scan]) -> tuple[list[InputFeatures], tuple[str
         head = Head(hu=volume.hu, spacing_mm=volume.spacing_mm)
         if head.inside:
             features.append(measure(head))
-        estimated |= set(_ESTIMATED) if volume.spacing_is_estimated else set()
-    return features, tuple(estimated)
+        lost |= set(_ESTIMATED) if volume.spacing_is_estimated else set()
+        lost |= set(_OF_PICTURES) if volume.is_of_pictures else set()
+    return features, tuple(sorted(lost))
 
 
 def _slabs(recipe: Recipe, features: Sequence[InputFeatures]) -> dict[str, float]:

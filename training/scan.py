@@ -42,6 +42,8 @@ class Volume:
     spacing_mm: tuple[float, float, float]
     """(slice, row, column) distance of neighbouring centres, mm."""
     spacing_is_estimated: bool = False
+    is_of_pictures: bool = False
+    """HU come from compressed pictures of a window: noise is not the scanner's, and what is bright is cut off."""
     lesion: npt.NDArray[np.bool_] | None = None
     """(slices, classes, rows, columns) bool in the order of `CLASSES`, where outlines are known; else None."""
 

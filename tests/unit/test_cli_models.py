@@ -44,7 +44,7 @@ def run(*arguments: str) -> int:
 def test_looking_makes_nothing(data_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert run("list") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if SHIPPED in line)
-    assert line.split()[:4] == ["reads", SHIPPED, "1.1.0", "vicar-mil"]
+    assert line.split()[:4] == ["reads", SHIPPED, "1.2.0", "vicar-mil"]
     assert run("show", SHIPPED, "--json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == SHIPPED
     assert run("show", SHIPPED) == 0

@@ -258,6 +258,16 @@ def test_an_input_like_the_training_has_no_caveat_and_another_has(tmp_path: Path
     assert thin.suspicion == pytest.approx(usual.suspicion, abs=0.2)  # read all the same
 
 
+def test_the_shipped_model_says_what_it_did_not_learn_from():
+    phantom = head_phantom(seed=3, rows=192, columns=192)
+    shipped = load_predictor(device="cpu")
+    assert shipped.predict(phantom.hu, phantom.spacing_mm).unlike_training == {}
+    part = shipped.predict(phantom.hu[:12], phantom.spacing_mm)
+    assert list(part.unlike_training or ()) == ["cavity_height_mm"]
+    brighter = shipped.predict(phantom.hu + np.float32(20), phantom.spacing_mm)
+    assert "brain_hu_median" in (brighter.unlike_training or ())
+
+
 @pytest.mark.parametrize("values", [[], {"noise_hu": "low"}, {"noise": [0, 1]}])
 def test_a_bundle_with_a_faulty_range_is_refused(tmp_path: Path, values: Any):
     with pytest.raises(ConfigurationError, match="training_inputs"):

@@ -234,6 +234,7 @@ def test_pictures_of_ct_ich_are_scans_with_an_estimated_spacing(tmp_path: Path):
     volume = pickle.loads(pickle.dumps(scans[0])).read()
     assert volume.hu.shape == (14, 144, 144)
     assert volume.spacing_is_estimated
+    assert volume.is_of_pictures
     assert volume.lesion is None
 
 

@@ -30,7 +30,7 @@ from training.predictions import Predictions
 from training.readers.phantom import read_phantom
 from training.reading import read_scans
 from training.recipe import Recipe, read_recipe
-from training.release import Wanted, read_detector, recipe_of_run, release
+from training.release import Wanted, read_detector, real_features, recipe_of_run, release
 from training.run import PREDICTIONS_FILE, RUN_FILE, learner_of, members_of, predictions_of, train_folds
 from training.scan import PRESENT, Scan, Volume
 from training.sources import IMAGENET, TEACHER, training_data
@@ -270,6 +270,16 @@ def test_a_bundle_reads_as_the_run_s_networks(scans: list[Scan], run: Path, bund
     assert 0 < np.abs(probabilities(bundle, scans[:2]) - probabilities(full, scans[:2])).max() < 0.01
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (bundle, full)]
     assert sizes[0] < 0.7 * sizes[1]  # the names take the rest
+
+
+def test_what_the_data_do_not_show_is_not_compared(scans: list[Scan]):
+    picture = replace(scans[0], read=partial(_of, replace(scans[0].read(), is_of_pictures=True)))
+    estimated = replace(scans[1], read=partial(_of, replace(scans[1].read(), spacing_is_estimated=True)))
+    assert real_features(scans)[1] == ()
+    features, lost = real_features([picture, scans[2]])
+    assert lost == ("bright_share", "noise_hu")
+    assert len(features) == 2
+    assert real_features([estimated])[1] == ("cavity_volume_ml", "field_of_view_mm", "pixel_spacing_mm")
 
 
 def test_a_bundle_says_what_it_is(scans: list[Scan], bundle: Path, outlined: list[Scan]):

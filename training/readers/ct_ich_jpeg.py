@@ -48,4 +48,4 @@ def _scan(scan: ct_ich.Scan) -> Scan:
 
 def _volume(scan: ct_ich.Scan) -> Volume:
     hu = scan.hu()
-    return Volume(hu=hu, spacing_mm=estimated_spacing_mm(hu), spacing_is_estimated=True)
+    return Volume(hu=hu, spacing_mm=estimated_spacing_mm(hu), spacing_is_estimated=True, is_of_pictures=True)
