@@ -19,7 +19,7 @@ from training.blast_ct import BlastCt
 from training.phantom_sets import training_phantoms
 from training.readers import READERS, ReadOptions, read
 from training.recipe import SHIPPED, Recipe, find_recipe
-from training.scan import Scan
+from training.scan import PRESENT, Scan
 from training.split import Split, make_split
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -273,6 +273,32 @@ def release_(
     shown = partial(unseen_phantoms, outlined, options) if outlined else None
     metrics = release(run, scans, out, wanted, shown)
     click.echo(json.dumps(metrics, indent=2))
+
+
+@main.command("point")
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--data", "sources", multiple=True, metavar="NAME=FOLDER", help="Data with outlines; without, phantoms."
+)
+@_cache
+@click.option(
+    "--phantoms", type=click.IntRange(1), default=30, show_default=True, help="That train nothing here."
+)
+@_threads
+def point(bundle: Path, sources: tuple[str, ...], cache: Path, phantoms: int, threads: int | None) -> None:
+    """Count how often the strongest point of a slice with hemorrhage lies in the bleed, as BUNDLE reads it."""
+    from training.phantom_sets import unseen_phantoms
+    from training.pointing import pointing
+
+    _use_threads(threads)
+    options = ReadOptions(cache=cache, processes=_processes())
+    scans = _read(sources, cache) if sources else unseen_phantoms(phantoms, options)
+    positive = [scan for scan in scans if scan.outlined and (scan.labels[:, 0] == PRESENT).any()]
+    if not positive:
+        raise ValueError(
+            "no slice with hemorrhage has an outline here: give data with masks, or more phantoms"
+        )
+    click.echo(json.dumps(pointing(bundle, positive).as_dict(), indent=1))
 
 
 @main.command("compare")

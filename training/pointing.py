@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,20 @@ class Pointing:
         drawn = counts[rng.integers(len(counts), size=(resamples, len(counts)))].sum(axis=1)
         low, high = np.percentile(drawn[:, 1] / drawn[:, 0], [2.5, 97.5])
         return float(low), float(high)
+
+    def as_dict(self) -> dict[str, Any] | None:
+        """What a bundle's metrics have of it; None where there was nothing to point at."""
+        if not self.slices:
+            return None
+        low, high = self.interval()
+        return {
+            "slices_with_hemorrhage": self.slices,
+            "strongest_point_in_bleed": round(self.share, 3),
+            "interval_95": [round(low, 3), round(high, 3)],
+            "within_5_mm": round(self.near / self.slices, 3),
+            "without_a_point": self.without,
+            "scans": len(self.by_scan),
+        }
 
 
 def pointing(bundle: Path, scans: Sequence[Scan]) -> Pointing:

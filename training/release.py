@@ -22,7 +22,7 @@ from training.card import model_card
 from training.draft_bundle import write_bundle
 from training.evaluation.operating_point import Choice, choose
 from training.evaluation.report import write_report
-from training.pointing import Pointing, pointing
+from training.pointing import pointing
 from training.recipe import Recipe, recipe_of
 from training.run import RUN_FILE, counted_scans, members_of, predictions_of
 from training.scan import Scan
@@ -150,7 +150,7 @@ def release(
     _write(out, recipe, members_of(run), about, dtype)
     if outlined is not None:
         # with the bundle itself: what it does is what is counted
-        metrics["pointing"] = _pointing(pointing(out, outlined()))
+        metrics["pointing"] = pointing(out, outlined()).as_dict()
         _write(out, recipe, members_of(run), about, dtype)
     return metrics
 
@@ -230,17 +230,3 @@ def _sources(scans: Sequence[Scan], described: dict[str, Any], recipe: Recipe) -
     if described["teacher"]:
         data.append({**TEACHER, "name": f"BLAST-CT ({described['teacher']})"})
     return [*data, IMAGENET] if recipe.start == "imagenet" else data
-
-
-def _pointing(found: Pointing) -> dict[str, Any] | None:
-    if not found.slices:
-        return None
-    low, high = found.interval()
-    return {
-        "slices_with_hemorrhage": found.slices,
-        "strongest_point_in_bleed": round(found.share, 3),
-        "interval_95": [round(low, 3), round(high, 3)],
-        "within_5_mm": round(found.near / found.slices, 3),
-        "without_a_point": found.without,
-        "scans": len(found.by_scan),
-    }

@@ -216,6 +216,15 @@ def test_release_writes_a_bundle_that_reads(work: Path, run: Path, tmp_path: Pat
     assert "- A trial." in card
 
 
+def test_point_counts_where_the_strongest_points_lie(work: Path, run: Path):
+    bundle = next((run / "fold0").glob("*-fold0"))
+    cache = ("--cache", work / "cache", "--threads", 1)
+    found = json.loads(done("point", bundle, "--phantoms", 2, *cache))
+    assert found["slices_with_hemorrhage"] > found["without_a_point"] >= 0
+    assert 0 <= found["strongest_point_in_bleed"] <= found["within_5_mm"] <= 1
+    assert "has an outline" in failed("point", bundle, *data_of(work))
+
+
 def test_compare_trains_what_is_missing_and_results_shows_it(work: Path, run: Path, tmp_path: Path):
     others = [row.recipe for row in read_rows() if row.recipe != RUN]
     few = ("--folds", 2, "--phantoms", 0, "--limit", 4, "--epochs", 1, "--steps", 1, "--threads", 1)
