@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ich_node.model.predict import Predictor, load_predictor
+from ich_node.model.slabs import in_slabs
 from ich_node.model.system import Head
 from training.predictions import Predictions
 from training.scan import CLASSES, Scan, Volume, read_volume
@@ -60,14 +61,18 @@ def read_scans(
 
 
 def _read(predictor: Predictor, scan: Scan, *, places: bool) -> tuple[Floats, Floats, Floats]:
-    """(slices, classes) logits, (places, 7) and (slices, 2) pixel spacing of one scan."""
+    """(slices, classes) logits, (places, 7) and (slices, 2) pixel spacing of one scan.
+
+    Where the bundle reads thin slices as slabs, each slice has what was said of its slab.
+    """
     volume = read_volume(scan)
     system = predictor.system
-    head = Head(hu=volume.hu, spacing_mm=volume.spacing_mm)
+    slabs = in_slabs(Head(hu=volume.hu, spacing_mm=volume.spacing_mm), predictor.slab_mm)
+    head = slabs.head
     scores = system.score(head)
     logits = np.full((len(volume.hu), len(CLASSES)), np.nan)
     for column, subtype in enumerate(system.classes):
-        logits[:, CLASSES.index(subtype)] = scores.logits[:, column]
+        logits[:, CLASSES.index(subtype)] = scores.logits[slabs.slab_of, column]
     found = [
         (
             index,
@@ -75,8 +80,9 @@ def _read(predictor: Predictor, scan: Scan, *, places: bool) -> tuple[Floats, Fl
             place.score,
             *(place.coordinates * 2 if place.kind == "point" else place.coordinates),
         )
-        for index in (head.inside if places else ())
-        for place in system.places(predictor.maps(head, index, scores), head.spacing_mm)
+        for slab in (head.inside if places else ())
+        for place in system.places(predictor.maps(head, slab, scores), head.spacing_mm)
+        for index in np.flatnonzero(slabs.slab_of == slab)
     ]
     return logits, np.array(found, np.float64).reshape(-1, 7), _pixels(volume)
 

@@ -30,8 +30,8 @@ from training.sources import IMAGENET, TEACHER, training_data
 
 _ESTIMATED = ("pixel_spacing_mm", "field_of_view_mm", "cavity_volume_ml")
 """What says nothing where the pixel spacing is estimated from the size of the cavity."""
-_OF_PICTURES = ("noise_hu", "bright_share")
-"""What compressed pictures of a window do not show as it was."""
+_OF_PICTURES = ("noise_hu", "brain_hu_spread", "dense_share", "bright_share")
+"""What compressed pictures of a window do not show as it was: noise, what it adds to, and what the window cuts off."""
 NOTE = (
     "Each patient was scored by one network that never saw that patient. Calibration, study rule and operating points "
     "were chosen on these same out-of-fold predictions; 'nested' gives the operating points' results when those of "

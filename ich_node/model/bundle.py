@@ -24,6 +24,8 @@ DEFAULT_NAME = "vicar-attention-v1"
 DESCRIPTION_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"
+FAILURES_FILE = "failures.png"
+"""Picture of slices that the model fails on, for the card."""
 FORMAT = 1
 MOST_MEMBERS = 32
 """Networks of an ensemble at most."""

@@ -21,6 +21,7 @@ from ich_node.errors import ConfigurationError
 from ich_node.model.bundle import (
     CARD_FILE,
     DESCRIPTION_FILE,
+    FAILURES_FILE,
     SHIPPED,
     WEIGHTS_FILE,
     prove_bundle,
@@ -28,7 +29,7 @@ from ich_node.model.bundle import (
     verify_bundle,
 )
 
-FILES = (DESCRIPTION_FILE, WEIGHTS_FILE, CARD_FILE, "LICENSE", "LICENSE.txt")
+FILES = (DESCRIPTION_FILE, WEIGHTS_FILE, CARD_FILE, FAILURES_FILE, "LICENSE", "LICENSE.txt")
 """What a bundle's folder may hold; the first two have to be there."""
 MOST_BYTES = 4 * 2**30
 """Of all files of a bundle."""

@@ -43,10 +43,11 @@ class Predictor:
         """Who reads, for the report and the worklist."""
         self.system = system
         """What reads."""
+        self.slab_mm = slab_mm
+        """Thin slices are averaged to slabs of at most this height."""
         self._decision = decision
         self._any = system.classes.index(IchSubtype.ANY)
         self._training_inputs = training_inputs
-        self._slab_mm = slab_mm
 
     def predict(
         self,
@@ -86,7 +87,7 @@ class Predictor:
         _check_input(hu, spacing_mm)
         slabs = in_slabs(
             Head(hu=hu, spacing_mm=spacing_mm),
-            self._slab_mm,
+            self.slab_mm,
             slice_thickness_mm=slice_thickness_mm,
             widest_gap_mm=widest_gap_mm,
         )

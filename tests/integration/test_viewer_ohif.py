@@ -205,7 +205,7 @@ def _viewport(page: playwright.Page) -> np.ndarray[tuple[int, int, int], np.dtyp
 
 def _sees_a_picture(page: playwright.Page) -> None:
     page.locator("[data-cy=viewport-overlay-bottom-left]", has_text="W:").first.wait_for()
-    page.wait_for_function("document.querySelector('.cornerstone-canvas') !== null")
+    page.locator(".cornerstone-canvas").first.wait_for(state="attached")
 
 
 def _keep(page: playwright.Page, name: str) -> None:

@@ -277,7 +277,7 @@ def test_what_the_data_do_not_show_is_not_compared(scans: list[Scan]):
     estimated = replace(scans[1], read=partial(_of, replace(scans[1].read(), spacing_is_estimated=True)))
     assert real_features(scans)[1] == ()
     features, lost = real_features([picture, scans[2]])
-    assert lost == ("bright_share", "noise_hu")
+    assert lost == ("brain_hu_spread", "bright_share", "dense_share", "noise_hu")
     assert len(features) == 2
     assert real_features([estimated])[1] == ("cavity_volume_ml", "field_of_view_mm", "pixel_spacing_mm")
 
