@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -137,3 +138,8 @@ def quiet_page(browser: playwright.Browser, site: LiveSite) -> Iterator[playwrig
     finally:
         context.close()
     assert complaints == []
+
+
+def wait_for_title(page: playwright.Page, title: str) -> None:
+    """Wait until the page's title begins so, asked from outside: the page's own policy forbids to evaluate expressions."""
+    playwright.expect(page).to_have_title(re.compile(f"^{re.escape(title)}"), timeout=DEADLINE_MS)

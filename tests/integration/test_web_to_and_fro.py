@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ import pytest
 
 from ich_node.database.reviews import Verdict, add_review
 from tests.live_site import (
-    DEADLINE_MS,
     NOW,
     LiveSite,
     ago,
@@ -19,12 +17,11 @@ from tests.live_site import (
     live_site,
     needs_chromium,
     quiet_page,
+    wait_for_title,
 )
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright
-else:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 pytestmark = needs_chromium
 
@@ -52,10 +49,6 @@ def page(chromium: playwright.Browser, site: LiveSite) -> Iterator[playwright.Pa
 def say(site: LiveSite, study: str, verdict: Verdict) -> None:
     with site.studies.database.writing() as session:
         add_review(session, study_instance_uid=study, verdict=verdict, reviewer="Dr. Adams", now=NOW)
-
-
-def wait_for_title(page: playwright.Page, title: str) -> None:
-    playwright.expect(page).to_have_title(re.compile(f"^{re.escape(title)}"), timeout=DEADLINE_MS)
 
 
 def test_a_study_leads_back_to_the_list_that_it_was_opened_from(
