@@ -141,5 +141,5 @@ def quiet_page(browser: playwright.Browser, site: LiveSite) -> Iterator[playwrig
 
 
 def wait_for_title(page: playwright.Page, title: str) -> None:
-    """Wait until the page's title begins so, asked from outside: the page's own policy forbids to evaluate expressions."""
+    """Wait until the page's title begins so, asked from outside: its own policy forbids to evaluate expressions."""
     playwright.expect(page).to_have_title(re.compile(f"^{re.escape(title)}"), timeout=DEADLINE_MS)
