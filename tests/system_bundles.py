@@ -83,6 +83,16 @@ SMALL: Mapping[str, SmallSystem] = {
         preprocessing={"size": 64, "pitch_mm": 3},
         localization=_POINTS_OF_MAPS,
     ),
+    "mil-pair": SmallSystem(
+        config={
+            "vicar": {"widths": [4, 4, 8], "attention_width": 4},
+            "lite": {"width": 8, "neighbours": 0.25},
+            "vicar_calibration": {"scale": 0.5, "offset": 0.25},
+        },
+        preprocessing={"vicar": {"size": 64, "pitch_mm": 3}, "lite": {"size": 64, "pitch_mm": 3}},
+        localization=_POINTS_OF_MAPS,
+        members=2,
+    ),
 }
 ARCHITECTURES = tuple(SMALL)
 SIX_CLASSES = ("he-fusion", "burduja", "lite-mil")

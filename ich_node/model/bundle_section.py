@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -52,7 +52,7 @@ def typed_section(kind: type[T], values: Mapping[str, Any], file: Path, section:
     ----------
     kind
         Frozen dataclass whose fields all have defaults and are ``bool``, ``int``, ``float``, ``str``, ``Literal``,
-        `StrEnum`, a number with `Limits`, tuples of these, or one of these or ``None``.
+        `StrEnum`, a number with `Limits`, tuples of these, or one of these or ``None``; or another such dataclass.
     values
         The section as JSON gave it.
     file, section
@@ -78,6 +78,9 @@ def typed_section(kind: type[T], values: Mapping[str, Any], file: Path, section:
     for key, value in values.items():
         if key not in known:
             raise ConfigurationError(f"{file}: key '{section}.{key}' is not known to this version")
+        if is_dataclass(hints[key]):
+            given[key] = typed_section(hints[key], value, file, f"{section}.{key}")
+            continue
         try:
             given[key] = _fitted(hints[key], value)
         except _Unfit as unfit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Costs:
     config: str
     """What differs from the architecture's defaults, as ``key=value``; empty where nothing does."""
     input_size: tuple[int, int]
-    """(rows, columns) of the network's input, pixels."""
+    """(rows, columns) of the network's input, pixels; of a pair that of the first."""
     networks: int
     """Members of the ensemble; each reads every slice."""
     parameters: int
@@ -161,9 +161,20 @@ def _count(
 
 
 def _differences(config: Any) -> str:
-    default = vars(type(config)())
-    changed = {key: value for key, value in vars(config).items() if value != default[key]}
+    changed = _changed(config, type(config)())
     return ", ".join(f"{key}={_plain(value)}" for key, value in changed.items())
+
+
+def _changed(config: Any, default: Any, prefix: str = "") -> dict[str, Any]:
+    """What differs from the default, by the path of its name."""
+    found: dict[str, Any] = {}
+    for key, value in vars(config).items():
+        usual = getattr(default, key)
+        if is_dataclass(value):
+            found |= _changed(value, usual, f"{prefix}{key}.")
+        elif value != usual:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _plain(value: Any) -> str:

@@ -33,7 +33,7 @@ from ich_node.model.preprocess import (
     on_source_grid,
     unit_windows,
 )
-from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System
+from ich_node.model.system import ClassMaps, Head, Mirror, Scores, Spacing, System, passes
 
 CLASSES = tuple(IchSubtype)
 Window = tuple[float, Positive]
@@ -56,6 +56,7 @@ class LiteMilConfig:
     """Of what the slice as a whole is judged by; used while training only."""
     neighbours: Share = 0.0
     """How much of a slice's logits comes from the slices beside it; the recipe says how much."""
+    mirror: Mirror = "each"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +214,7 @@ class _Evidence:
 
 
 class LiteMilSystem(System):
-    """An ensemble, each member on every slice and on its mirror image."""
+    """An ensemble, on every slice and on its mirror image."""
 
     config_type = LiteMilConfig
     preprocessing_type = LiteMilPreprocessing
@@ -270,17 +271,16 @@ class LiteMilSystem(System):
         return tuple(sorted(named, key=lambda point: -point.score))
 
     def _forward(self, head: Head, indices: Sequence[int]) -> list[tuple[np.ndarray, _Evidence]]:
-        """Mean over networks and over each slice and its mirror image."""
+        """Mean over networks, and over the slice and its mirror image."""
         cuts = [slice_hu(head, index, self.preprocessing) for index in indices]
         hu = self.execution.tensor(np.stack([cut[0] for cut in cuts]))
         mask = self.execution.tensor(np.stack([cut[1] for cut in cuts]))
         x = network_input(hu, self.preprocessing).contiguous(memory_format=torch.channels_last)
         logits, positions = [], []
-        for network in self.networks:
-            for mirrored in (False, True):
-                out = network(x.flip(-1), mask.flip(-1)) if mirrored else network(x, mask)
-                logits.append(out.logits)
-                positions.append(out.positions.sigmoid().flip(-1) if mirrored else out.positions.sigmoid())
+        for network, mirrored in passes(self.networks, self.config.mirror):
+            out = network(x.flip(-1), mask.flip(-1)) if mirrored else network(x, mask)
+            logits.append(out.logits)
+            positions.append(out.positions.sigmoid().flip(-1) if mirrored else out.positions.sigmoid())
         places = finite(torch.stack(positions).mean(0)).astype(np.float16)
         evidence = [_Evidence(positions=p, frame=cut[2]) for p, cut in zip(places, cuts, strict=True)]
         return list(zip(finite(torch.stack(logits).mean(0)), evidence, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +236,13 @@ def _inside(maps: ClassMaps, head: Head, index: int) -> ClassMaps:
     return {subtype: np.asarray(np.clip(each, 0, 1) * inside, np.float32) for subtype, each in maps.items()}
 
 
-def _check_preprocessing(folder: Path, config: Any, preprocessing: Any) -> None:
+def _check_preprocessing(folder: Path, config: Any, preprocessing: Any, part: str = "") -> None:
     """Refuse what the fields of the sections themselves do not, or what only two sections together show."""
-    key, file = "preprocessing", folder / bundles.DESCRIPTION_FILE
+    key, file = f"preprocessing{part}", folder / bundles.DESCRIPTION_FILE
+    for field in fields(preprocessing):
+        inner = getattr(preprocessing, field.name)
+        if is_dataclass(inner):  # of a system of several, each with its own
+            _check_preprocessing(folder, getattr(config, field.name), inner, f"{part}.{field.name}")
     size = getattr(preprocessing, "size", None)
     if isinstance(size, int) and size < 1:
         raise ConfigurationError(f"{file}: key '{key}.size' is {size}; it has to be 1 or more")
@@ -254,7 +258,7 @@ def _check_preprocessing(folder: Path, config: Any, preprocessing: Any) -> None:
     shown = 1 + len(windows)  # the slice itself is the first
     if getattr(config, "in_channels", shown) != shown:
         raise ConfigurationError(
-            f"{file}: key '{key}.windows_hu' has {len(windows)} windows, but 'config.in_channels' is "
+            f"{file}: key '{key}.windows_hu' has {len(windows)} windows, but 'config{part}.in_channels' is "
             f"{config.in_channels}, which needs {config.in_channels - 1}"
         )
 

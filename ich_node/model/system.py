@@ -10,10 +10,10 @@ import importlib
 import pkgutil
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -99,6 +99,28 @@ class System(ABC):
         self.config, self.preprocessing, self.localization = config, preprocessing, localization
         self.execution, self.decision = execution, decision or DecisionConfig()
 
+    def member(self, number: int, **changes: Any) -> System:
+        """One network of the ensemble, by itself.
+
+        Parameters
+        ----------
+        changes
+            Fields of its configuration that are to be other ones.
+
+        Raises
+        ------
+        IndexError
+            There are not so many.
+        """
+        return type(self)(
+            (self.networks[number],),
+            replace(self.config, **changes),
+            self.preprocessing,
+            self.localization,
+            self.execution,
+            self.decision,
+        )
+
     @staticmethod
     @abstractmethod
     def network(config: Any) -> nn.Module:
@@ -132,6 +154,18 @@ class System(ABC):
         tuple of Localization
             In image coordinates, highest score first.
         """
+
+
+Mirror = Literal["each", "alternate"]
+"""Which networks of an ensemble see the mirror image: each of them beside the slice itself, or every second one instead
+of it, which takes half the time."""
+
+
+def passes(networks: Sequence[nn.Module], mirror: Mirror) -> list[tuple[nn.Module, bool]]:
+    """Networks in the order in which they run, and whether each sees the mirror image."""
+    if mirror == "alternate":
+        return [(network, number % 2 == 1) for number, network in enumerate(networks)]
+    return [(network, mirrored) for network in networks for mirrored in (False, True)]
 
 
 def architectures() -> tuple[str, ...]:

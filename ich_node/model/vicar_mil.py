@@ -31,7 +31,7 @@ from ich_node.model.preprocess import (
     network_slice,
     on_source_grid,
 )
-from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System
+from ich_node.model.system import ClassMaps, Head, Mirror, Scores, Spacing, System, passes
 
 ARCHITECTURE = "vicar-mil"
 
@@ -53,6 +53,7 @@ class VicarMilConfig:
     attention_width: Count = 36
     dropout: Share = 0.0
     """Of whole feature channels before the bag is pooled; used while training only."""
+    mirror: Mirror = "each"
 
     def __post_init__(self) -> None:
         if not self.widths:
@@ -162,7 +163,7 @@ class _Evidence:
 
 
 class VicarMilSystem(System):
-    """System A in the node: an ensemble, each member on every slice and on its mirror."""
+    """System A in the node: an ensemble, on every slice and on its mirror image."""
 
     config_type = VicarMilConfig
     preprocessing_type = PreprocessConfig
@@ -213,19 +214,18 @@ class VicarMilSystem(System):
         return network_slice(head.hu[index], head.mask, index, head.spacing_mm, self.preprocessing)
 
     def _forward(self, cuts: list[NetworkSlice]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over networks and over each slice and its mirror: (batch,) logits, (batch, h, w) evidence."""
+        """Mean over networks, and over the slice and its mirror image: (batch,) logits, (batch, h, w) evidence."""
         hu = self.execution.tensor(np.stack([c.hu for c in cuts]))
         mask = self.execution.tensor(np.stack([c.mask for c in cuts]))
         x = channels(hu, self.preprocessing).contiguous(memory_format=torch.channels_last)
         scale = (self.decision.class_scale or (self.decision.scale,))[0]
         offset = (self.decision.class_offset or (self.decision.offset,))[0]
         logits, evidence = [], []
-        for network in self.networks:
-            for mirrored in (False, True):
-                out = network(x.flip(-1), mask.flip(-1)) if mirrored else network(x, mask)
-                places = torch.sigmoid(scale * out.position_logits + offset)
-                logits.append(out.logit)
-                evidence.append(places.flip(-1) if mirrored else places)
+        for network, mirrored in passes(self.networks, self.config.mirror):
+            out = network(x.flip(-1), mask.flip(-1)) if mirrored else network(x, mask)
+            places = torch.sigmoid(scale * out.position_logits + offset)
+            logits.append(out.logit)
+            evidence.append(places.flip(-1) if mirrored else places)
         return finite(torch.stack(logits).mean(0)), finite(torch.stack(evidence).mean(0))
 
 

@@ -281,7 +281,7 @@ _PER_SLICE = dict.fromkeys(ARCHITECTURES, 6 * 1024) | {"burduja": 30 * 1024}
 """Bytes that a system and the finding may keep of each slice; for Burduja's LSTM 2,054 numbers three times:
 as they come, stacked, and without their mean."""
 
-_HIGHEST = dict.fromkeys(ARCHITECTURES, 2) | {"lite-mil": 5}
+_HIGHEST = dict.fromkeys(ARCHITECTURES, 2) | {"lite-mil": 5, "mil-pair": 5}
 """Which slice of the head is just suspicious; averaged with thin neighbours, the highest of lite-mil come to less."""
 
 
@@ -289,10 +289,11 @@ def halve_input(folder: Path) -> None:
     """Give the networks a quarter of their pixels, to save time."""
     file = folder / "bundle.json"
     description = json.loads(file.read_text())
-    section = description["preprocessing"]
-    section["size"] //= 2
-    if "pitch_mm" in section:
-        section["pitch_mm"] *= 2
+    whole = description["preprocessing"]
+    for section in [whole] if "size" in whole else whole.values():
+        section["size"] //= 2
+        if "pitch_mm" in section:
+            section["pitch_mm"] *= 2
     file.write_text(json.dumps(description))
 
 

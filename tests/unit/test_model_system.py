@@ -165,6 +165,6 @@ def test_a_fifth_system_that_cannot_be_imported_says_what_is_missing(
 @pytest.mark.parametrize("name", ["", "execution", "..system", "vicar_mil", "Vicar-mil", "vicar--mil", "os"])
 def test_what_is_no_system_is_refused(name: str) -> None:
     with pytest.raises(
-        ConfigurationError, match="is none of burduja, he-fusion, lite-mil, radnet, vicar-mil"
+        ConfigurationError, match="is none of burduja, he-fusion, lite-mil, mil-pair, radnet, vicar-mil"
     ):
         find_system(name)

@@ -213,7 +213,7 @@ def test_double_precision_says_the_same(
     assert 0 < largest_difference(exact, found[architecture]) <= 1e-4
 
 
-MOST_BY_BFLOAT16 = dict.fromkeys(ARCHITECTURES, 0.25) | {"lite-mil": 0.5}
+MOST_BY_BFLOAT16 = dict.fromkeys(ARCHITECTURES, 0.25) | {"lite-mil": 0.5, "mil-pair": 0.5}
 """Change of a probability; these weights are calibrated to tell apart what hardly differs. Seen: 0.07, and 0.36 where
 fifty layers of random weights round one after the other."""
 
@@ -387,6 +387,7 @@ LAST_LAYER = {
     "radnet": "classifier.bias",
     "burduja": "last.bias",
     "lite-mil": "whole.1.bias",
+    "mil-pair": "vicar.classifier.bias",
 }
 ON_THE_WAY = {
     "vicar-mil": ("stem.0.weight", "attention_weight.weight", "levels.2.1.convs.2.0.bias"),
@@ -395,6 +396,7 @@ ON_THE_WAY = {
     "radnet": ("stem.weight", "lstm.weight_hh_l0_reverse", "auxiliary.2.deconvolution.bias"),
     "burduja": ("conv1.weight", "selection.mean", "lstm.bias_ih_l1", "fc.bias"),
     "lite-mil": ("encoder._conv_stem.weight", "sharpness", "smooth.0.bias", "positions.bias"),
+    "mil-pair": ("vicar.stem.0.weight", "lite.sharpness", "lite.positions.bias"),
 }
 """Of every system: its first weights, those of a gate, those that a map alone depends on, and the bias that a
 convolution has from the normalization after it."""
