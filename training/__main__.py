@@ -4,53 +4,32 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from ich_node.errors import ConfigurationError
 from training.blast_ct import BlastCt
+from training.bundle_commands import out_of_fold_, pair_, point, release_
+from training.options import (
+    FOLDER,
+    cache_,
+    data,
+    one_source,
+    phantoms_,
+    processes_of_here,
+    read_all,
+    teacher_,
+    threads_,
+    use_threads,
+)
 from training.phantom_sets import training_phantoms
-from training.readers import READERS, ReadOptions, read
+from training.readers import ReadOptions
 from training.recipe import SHIPPED, Recipe, find_recipe
-from training.scan import PRESENT, Scan
+from training.scan import Scan
 from training.split import Split, make_split
-
-_FOLDER = click.Path(file_okay=False, path_type=Path)
-_data = click.option(
-    "--data",
-    "sources",
-    multiple=True,
-    required=True,
-    metavar="NAME=FOLDER",
-    help=f"Labelled data; NAME is one of {', '.join(READERS)}. May be given several times.",
-)
-_cache = click.option(
-    "--cache",
-    type=_FOLDER,
-    default=Path("training-cache"),
-    show_default=True,
-    help="Where preprocessed slices, indices of headers and a teacher's answers are kept.",
-)
-_phantoms = click.option(
-    "--phantoms",
-    type=click.IntRange(0),
-    default=72,
-    show_default=True,
-    help="Trained on beside the patients.",
-)
-_teacher = click.option(
-    "--teacher",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of BLAST-CT weights, which say where labelled bleeds lie. Without: slice labels alone.",
-)
-_threads = click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 
 
 class _Commands(click.Group):
@@ -78,51 +57,51 @@ def recipes() -> None:
 
 
 @main.command("split")
-@_data
-@_cache
+@data
+@cache_
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="JSON file.")
 @click.option("--folds", type=click.IntRange(2), default=5, show_default=True)
 @click.option("--test", type=click.FloatRange(0, 0.9), default=0.0, help="Share of patients in no fold.")
 @click.option("--seed", type=int, default=20, show_default=True)
 def split_(sources: tuple[str, ...], cache: Path, out: Path, folds: int, test: float, seed: int) -> None:
     """Deal patients out to folds, stratified, and write who is where."""
-    scans = _read(sources, cache)
+    scans = read_all(sources, cache)
     made = make_split(scans, name=out.stem, seed=seed, folds=folds, test=test)
     made.save(out)
     click.echo(f"{len(made.folds)} patients in {made.count} folds, {len(made.held_out)} held out: {out}")
 
 
 @main.command("teach")
-@_data
-@_cache
+@data
+@cache_
 @click.option("--weights", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
-@_threads
+@threads_
 def teach(sources: tuple[str, ...], cache: Path, weights: Path, threads: int | None) -> None:
     """Ask BLAST-CT where the bleeds of labelled slices lie; answers are kept and asked for once."""
-    _use_threads(threads)
+    use_threads(threads)
     teacher = BlastCt(weights, cache)
-    for scan in _read(sources, cache):
+    for scan in read_all(sources, cache):
         teacher(scan)
 
 
 @main.command("fit")
 @click.argument("recipe")
-@_data
-@_cache
-@click.option("--out", type=_FOLDER, required=True, help="Folder of the run.")
+@data
+@cache_
+@click.option("--out", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--split", "split_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--folds", type=click.IntRange(2), default=5, show_default=True, help="Where no split is given."
 )
 @click.option("--fold", "only", type=click.IntRange(0), multiple=True, help="Only these folds, from 0.")
-@_phantoms
-@_teacher
+@phantoms_
+@teacher_
 @click.option("--limit", type=click.IntRange(4), help="Only so many patients: a trial.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's.")
 @click.option("--steps", type=click.IntRange(1), help="Per epoch, instead of the recipe's.")
 @click.option("--accelerator", default="auto", show_default=True, help="As Lightning has it: cpu, gpu, auto.")
 @click.option("--devices", default="auto", show_default=True)
-@_threads
+@threads_
 def fit(
     recipe: str,
     sources: tuple[str, ...],
@@ -143,9 +122,9 @@ def fit(
     """Train RECIPE, a name or a file, on all folds but one, for each fold; goes on where it was stopped."""
     from training.run import train_folds
 
-    _use_threads(threads)
+    use_threads(threads)
     chosen = _shortened(find_recipe(recipe), epochs, steps)
-    scans = _limited(_read(sources, cache), limit)
+    scans = _limited(read_all(sources, cache), limit)
     split = (
         Split.load(split_file)
         if split_file
@@ -154,7 +133,10 @@ def fit(
     split.verify(scans)
     if any(fold >= split.count for fold in only):
         raise click.BadParameter(f"folds are numbered 0 to {split.count - 1}", param_hint="--fold")
-    everything = [*scans, *training_phantoms(phantoms, ReadOptions(cache=cache, processes=_processes()))]
+    everything = [
+        *scans,
+        *training_phantoms(phantoms, ReadOptions(cache=cache, processes=processes_of_here())),
+    ]
     done = train_folds(
         chosen,
         everything,
@@ -196,12 +178,12 @@ def evaluate(runs: tuple[Path, ...], sensitivity: float, specificity: float) -> 
 
 @main.command("tune")
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_data
-@_cache
-@_teacher
+@data
+@cache_
+@teacher_
 @click.option("--trials", type=click.IntRange(1), default=60, show_default=True)
 @click.option("--seed", type=int, default=20, show_default=True)
-@_threads
+@threads_
 def tune_(
     run: Path,
     sources: tuple[str, ...],
@@ -214,109 +196,28 @@ def tune_(
     """Choose the detector's h, T and d of a finished RUN by Bayesian optimization of Dice; goes on where it stopped."""
     from training.tune_detector import tune_run
 
-    _use_threads(threads)
+    use_threads(threads)
     asked = BlastCt(teacher, cache) if teacher else None
-    found = tune_run(run, _read(sources, cache), run / "detector", asked, trials=trials, seed=seed)
+    found = tune_run(run, read_all(sources, cache), run / "detector", asked, trials=trials, seed=seed)
     click.echo(json.dumps(found, indent=1))
 
 
-@main.command("release")
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@_data
-@_cache
-@_phantoms
-@click.option("--out", type=_FOLDER, required=True, help="Folder of the bundle.")
-@click.option("--version", required=True, help="Of the bundle.")
-@click.option("--sensitivity", type=click.FloatRange(0.5, 1), default=0.95, show_default=True)
-@click.option("--specificity", type=click.FloatRange(0.5, 1), default=0.95, show_default=True)
-@click.option(
-    "--outlined", type=click.IntRange(0), default=30, show_default=True, help="Phantoms to point at."
-)
-@click.option(
-    "--remark", "remarks", multiple=True, help="A sentence for the card: what else was tried and seen."
-)
-@click.option(
-    "--detector",
-    "detector_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What `tune` wrote, detector.json; without, the recipe's own.",
-)
-@_threads
-def release_(
-    run: Path,
-    sources: tuple[str, ...],
-    cache: Path,
-    phantoms: int,
-    out: Path,
-    version: str,
-    sensitivity: float,
-    specificity: float,
-    outlined: int,
-    remarks: tuple[str, ...],
-    detector_file: Path | None,
-    threads: int | None,
-) -> None:
-    """Evaluate a finished RUN and write its networks, as one ensemble, into a bundle with its card."""
-    from training.phantom_sets import unseen_phantoms
-    from training.release import Wanted, read_detector, release
-
-    _use_threads(threads)
-    options = ReadOptions(cache=cache, processes=_processes())
-    scans = [*_read(sources, cache), *training_phantoms(phantoms, options)]
-    wanted = Wanted(
-        version=version,
-        sensitivity=sensitivity,
-        specificity=specificity,
-        remarks=remarks,
-        detector=read_detector(detector_file) if detector_file else None,
-    )
-    shown = partial(unseen_phantoms, outlined, options) if outlined else None
-    metrics = release(run, scans, out, wanted, shown)
-    click.echo(json.dumps(metrics, indent=2))
-
-
-@main.command("point")
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--data", "sources", multiple=True, metavar="NAME=FOLDER", help="Data with outlines; without, phantoms."
-)
-@_cache
-@click.option(
-    "--phantoms", type=click.IntRange(1), default=30, show_default=True, help="That train nothing here."
-)
-@_threads
-def point(bundle: Path, sources: tuple[str, ...], cache: Path, phantoms: int, threads: int | None) -> None:
-    """Count how often the strongest point of a slice with hemorrhage lies in the bleed, as BUNDLE reads it."""
-    from training.phantom_sets import unseen_phantoms
-    from training.pointing import pointing
-
-    _use_threads(threads)
-    options = ReadOptions(cache=cache, processes=_processes())
-    scans = _read(sources, cache) if sources else unseen_phantoms(phantoms, options)
-    positive = [scan for scan in scans if scan.outlined and (scan.labels[:, 0] == PRESENT).any()]
-    if not positive:
-        raise ValueError(
-            "no slice with hemorrhage has an outline here: give data with masks, or more phantoms"
-        )
-    click.echo(json.dumps(pointing(bundle, positive).as_dict(), indent=1))
-
-
 @main.command("compare")
-@_data
-@_cache
-@click.option("--runs", type=_FOLDER, default=Path("training-runs"), show_default=True)
+@data
+@cache_
+@click.option("--runs", type=FOLDER, default=Path("training-runs"), show_default=True)
 @click.option("--split", "split_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--folds", type=click.IntRange(2), default=5, show_default=True, help="Where no split is given."
 )
 @click.option("--fold", "only", type=click.IntRange(0), multiple=True, help="Only these folds, from 0.")
 @click.option("--recipe", "recipes_", multiple=True, help="Only these, of those that are compared.")
-@_phantoms
-@_teacher
+@phantoms_
+@teacher_
 @click.option("--limit", type=click.IntRange(4), help="Only so many patients: a trial.")
 @click.option("--epochs", type=click.IntRange(1), help="Instead of the recipes'.")
 @click.option("--steps", type=click.IntRange(1), help="Per epoch, instead of the recipes'.")
-@_threads
+@threads_
 def compare(
     sources: tuple[str, ...],
     cache: Path,
@@ -336,17 +237,20 @@ def compare(
     from training.comparison import read_rows, run_missing
     from training.run import train_folds
 
-    _use_threads(threads)
+    use_threads(threads)
     rows = read_rows()
     if unknown := sorted({*recipes_} - {row.recipe for row in rows}):
         known = ", ".join(row.recipe for row in rows)
         raise click.BadParameter(f"{unknown[0]!r} is not compared; there is {known}", param_hint="--recipe")
-    scans = _limited(_read(sources, cache), limit)
+    scans = _limited(read_all(sources, cache), limit)
     split = (
         Split.load(split_file) if split_file else make_split(scans, name="comparison", seed=20, folds=folds)
     )
     split.verify(scans)
-    everything = [*scans, *training_phantoms(phantoms, ReadOptions(cache=cache, processes=_processes()))]
+    everything = [
+        *scans,
+        *training_phantoms(phantoms, ReadOptions(cache=cache, processes=processes_of_here())),
+    ]
     asked = BlastCt(teacher, cache) if teacher else None
 
     def train(name: str, out: Path) -> bool:
@@ -357,21 +261,21 @@ def compare(
 
 
 @main.command("results")
-@_data
-@_cache
+@data
+@cache_
 @click.option(
     "--runs",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Record first what is done here: folder of `compare`.",
 )
-@click.option("--records", type=_FOLDER, default=Path("docs/results"), show_default=True)
+@click.option("--records", type=FOLDER, default=Path("docs/results"), show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("docs/results.md"))
 def results(sources: tuple[str, ...], cache: Path, runs: Path | None, records: Path, out: Path) -> None:
     """Record what the comparison's runs said, and write the page of results from all records and the labels."""
     from training.comparison import record_runs, write_page
     from training.records import Said, file_of, recall
 
-    scans = _read(sources, cache)
+    scans = read_all(sources, cache)
     for recipe, done in (record_runs(runs, scans, records) if runs else {}).items():
         click.echo(f"{recipe}: {'recorded' if done else 'not done'}")
 
@@ -380,13 +284,15 @@ def results(sources: tuple[str, ...], cache: Path, runs: Path | None, records: P
         return recall(file, scans) if file.is_file() else None
 
     given = " ".join(f"--data {source.partition('=')[0]}=FOLDER" for source in sources)
-    lines = write_page(said, out, f"python -m training results {given} --records {records} --out {out}")
-    click.echo(f"{len(lines)} runs: {out}")
+    bundles = [recall(file, scans) for file in sorted((records / "bundles").glob("*.npz"))]
+    command = f"python -m training results {given} --records {records} --out {out}"
+    lines = write_page(said, out, command, bundles=bundles)
+    click.echo(f"{len(lines)} runs, {len(bundles)} bundles: {out}")
 
 
 @main.command("check")
-@_data
-@_cache
+@data
+@cache_
 @click.option("--split", "split_file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--images", is_flag=True, help="Read every image too: finds damaged ones and copies.")
 @click.option("--json", "as_json", is_flag=True)
@@ -396,33 +302,13 @@ def check_(
     """Say what is missing, doubled, damaged or leaking between the parts of a split."""
     from training.check import check
 
-    options = ReadOptions(cache=cache, processes=_processes())
-    scans = [scan for source in sources for scan in _one_source(source, options)]
+    options = ReadOptions(cache=cache, processes=processes_of_here())
+    scans = [scan for source in sources for scan in one_source(source, options)]
     split = Split.load(split_file) if split_file else None
-    report = check(scans, split, faults=options.faults, read_images=images, processes=_processes())
+    report = check(scans, split, faults=options.faults, read_images=images, processes=processes_of_here())
     click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.text())
     if not report.is_sound:
         raise SystemExit(1)
-
-
-def _one_source(source: str, options: ReadOptions) -> list[Scan]:
-    name, _, folder = source.partition("=")
-    if name not in READERS or not folder:
-        raise click.BadParameter(f"{source!r} is not NAME=FOLDER with a known NAME", param_hint="--data")
-    return read(name, Path(folder), options)
-
-
-def _read(sources: Sequence[str], cache: Path) -> list[Scan]:
-    """All scans of the named data; what is wrong with them is told, and nothing stops because of it."""
-    scans: list[Scan] = []
-    for source in sources:
-        options = ReadOptions(cache=cache, processes=_processes())
-        scans += _one_source(source, options)
-        for fault in options.faults[:20]:
-            click.echo(f"{fault.kind}: {fault.where}: {fault.what}", err=True)
-        if len(options.faults) > 20:
-            click.echo(f"and {len(options.faults) - 20} more; `check` shows all", err=True)
-    return scans
 
 
 def _limited(scans: list[Scan], limit: int | None) -> list[Scan]:
@@ -445,14 +331,8 @@ def _shortened(recipe: Recipe, epochs: int | None, steps: int | None) -> Recipe:
     )
 
 
-def _processes() -> int:
-    return os.cpu_count() or 1
-
-
-def _use_threads(threads: int | None) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-
+for command in (release_, point, out_of_fold_, pair_):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main(prog_name="python -m training")

@@ -18,6 +18,11 @@ _WHAT = {
         "A multiple-instance network after Vicar et al. (system A): any intracranial hemorrhage per slice, and where "
         "on the slice. It knows no subtypes."
     ),
+    "mil-pair": (
+        "Two multiple-instance systems read each slice, one after Vicar et al. (system A) and the package's own on "
+        "EfficientNet-Lite0, which also sees the slices above and below; their calibrated logits and their maps are "
+        "averaged: any intracranial hemorrhage per slice, and where on the slice. It tells no subtypes."
+    ),
     "he-fusion": "A network after He et al. (system B): hemorrhage and five subtypes per slice, with boxes.",
     "radnet": "RADnet (system C): hemorrhage per slice, read along the scan.",
     "burduja": "A CNN with an LSTM after Burduja et al. (system D): hemorrhage and five subtypes per slice.",
@@ -60,6 +65,8 @@ from two 8-bit windows.
 def _ensemble(description: Mapping[str, Any]) -> str:
     count = description["members"]
     mirrored = "over the slice and its mirror image" if description["architecture"] in _MIRRORED else ""
+    if description["architecture"] == "mil-pair":
+        return f"{count} pairs of networks are averaged; every second one sees the mirror image of the slice."
     if count == 1:
         return f"It is one network{', averaged ' + mirrored if mirrored else ''}."
     return f"{count} networks of one shape are averaged{', each ' + mirrored if mirrored else ''}."
@@ -73,7 +80,8 @@ def _learnt(description: Mapping[str, Any]) -> str:
             "The teacher says where on a slice that radiologists labelled positive the bleed probably is; it was "
             "asked about no other slice and is no part of the bundle."
         )
-    if description["training_recipe"]["mix"]["transplants"]:
+    recipe = description["training_recipe"]
+    if any(one["mix"]["transplants"] for one in ([recipe] if "mix" in recipe else recipe.values())):
         said.append(
             "Bleeds of training patients and of phantoms were also set into slices without hemorrhage of other "
             "training patients."

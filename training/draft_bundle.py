@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
 
 from ich_node.model.bundle import CARD_FILE, DESCRIPTION_FILE, FORMAT, WEIGHTS_FILE
-from training.recipe import Recipe
+from ich_node.model.decision import DecisionConfig
 
 INTENDED_USE = (
     "Research and demonstration: ordering a radiologist's reading list of non-contrast axial head CT. Not a "
@@ -22,9 +22,27 @@ INTENDED_USE = (
 NOT_CHOSEN = {"high_confidence": 0.8, "sensitive": 0.5}
 
 
+class Sections(Protocol):
+    """What a bundle's description is made of: a recipe, or what was put together from several."""
+
+    @property
+    def architecture(self) -> str: ...  # noqa: D102
+    @property
+    def network(self) -> Any: ...  # noqa: D102
+    @property
+    def preprocessing(self) -> Any: ...  # noqa: D102
+    @property
+    def decision(self) -> DecisionConfig: ...  # noqa: D102
+    @property
+    def localization(self) -> Any: ...  # noqa: D102
+    def as_dict(self) -> dict[str, Any]:
+        """How it was trained."""
+        ...
+
+
 def write_bundle(
     folder: Path,
-    recipe: Recipe,
+    recipe: Sections,
     members: Sequence[Mapping[str, torch.Tensor]],
     about: Mapping[str, Any],
     card: str,

@@ -20,14 +20,20 @@ Floats = npt.NDArray[np.float64]
 
 
 def read_scans(
-    bundle: Path, scans: Sequence[Scan], *, system: str, split: str, fold: int = 0, places: bool = True
+    reader: Path | Predictor,
+    scans: Sequence[Scan],
+    *,
+    system: str,
+    split: str,
+    fold: int = 0,
+    places: bool = True,
 ) -> Predictions:
     """Score scans and find places in their slices.
 
     Parameters
     ----------
-    bundle
-        Folder; its decision and detector are used as they are.
+    reader
+        A bundle's folder, or one that is loaded; its decision and detector are used as they are.
     system, split
         Names for the tables.
     fold
@@ -40,7 +46,7 @@ def read_scans(
     OSError, ValueError
         Images of a scan cannot be read; the message names the scan.
     """
-    predictor = load_predictor(bundle)
+    predictor = load_predictor(reader) if isinstance(reader, Path) else reader
     parts = [_read(predictor, scan, places=places) for scan in scans]
     first = np.cumsum([0, *(len(scan.slice_ids) for scan in scans)])
     return Predictions(

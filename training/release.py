@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -19,10 +19,11 @@ from ich_node.model.input_range import InputFeatures, measure, ranges_of
 from ich_node.model.localization import DetectorConfig
 from ich_node.model.system import Head
 from training.card import model_card
-from training.draft_bundle import write_bundle
+from training.draft_bundle import Sections, write_bundle
 from training.evaluation.operating_point import Choice, choose
 from training.evaluation.report import write_report
 from training.pointing import pointing
+from training.predictions import Predictions
 from training.recipe import Recipe, recipe_of
 from training.run import RUN_FILE, counted_scans, members_of, predictions_of
 from training.scan import Scan
@@ -114,49 +115,91 @@ def release(
     predictions = predictions_of(run)
     if predictions is None:
         raise ValueError(f"{run}: not all folds are done")
+    recipe = recipe_of_run(run)
+    if wanted.detector is not None:
+        recipe = replace(recipe, localization=wanted.detector)
+    features, lost = real_features(scans)
+    about = {
+        "training_data": _sources(scans, described, recipe),
+        "training_inputs": inputs_of(features, lost),
+        **_slabs(recipe, features),
+        "training_sources": described["sources"],
+        "training_versions": described["versions"],
+    }
+    return finish(out, recipe, members_of(run), predictions, about, wanted, run / "report", outlined)
+
+
+def finish(
+    out: Path,
+    recipe: Sections,
+    members: Sequence[Mapping[str, torch.Tensor]],
+    predictions: Predictions,
+    about: Mapping[str, Any],
+    wanted: Wanted,
+    report: Path,
+    outlined: Callable[[], Sequence[Scan]] | None = None,
+    note: str = NOTE,
+) -> dict[str, Any]:
+    """Choose by out-of-fold predictions, write report, bundle and card, and count where the bundle's points lie.
+
+    Parameters
+    ----------
+    members, predictions
+        The networks, and what they said of patients that they had not seen.
+    about
+        What else the description says: data, inputs, slabs.
+    report
+        Folder.
+    note
+        How the numbers came about.
+
+    Raises
+    ------
+    ValueError
+        No operating point can be chosen.
+    """
     choice = rounded(choose(predictions, sensitivity=wanted.sensitivity, specificity=wanted.specificity))
     found = write_report(
         predictions,
         choice.decision,
         choice.points,
-        run / "report",
+        report,
         sensitivity=wanted.sensitivity,
         specificity=wanted.specificity,
     )
-    recipe = recipe_of_run(run)
-    if wanted.detector is not None:
-        recipe = replace(recipe, localization=wanted.detector)
     metrics: dict[str, Any] = {
-        "note": NOTE,
+        "note": note,
         "cross_validation": found["summary"],
         "pointing": None,
         "remarks": list(wanted.remarks),
     }
-    features, lost = real_features(scans)
-    about: dict[str, Any] = {
+    said: dict[str, Any] = {
         "version": wanted.version,
         "decision": asdict(choice.decision),
         "operating_points": asdict(choice.points),
-        "training_data": _sources(scans, described, recipe),
-        "training_inputs": {
-            name: list(bounds) for name, bounds in ranges_of(features, leave_out=lost).known().items()
-        },
-        **_slabs(recipe, features),
-        "training_sources": described["sources"],
-        "training_versions": described["versions"],
+        **about,
         "metrics": metrics,
     }
     dtype = torch.float16 if wanted.half_precision else torch.float32
-    _write(out, recipe, members_of(run), about, dtype)
+    _write(out, recipe, members, said, dtype)
     if outlined is not None:
         # with the bundle itself: what it does is what is counted
         metrics["pointing"] = pointing(out, outlined()).as_dict()
-        _write(out, recipe, members_of(run), about, dtype)
+        _write(out, recipe, members, said, dtype)
     return metrics
 
 
+def inputs_of(features: Sequence[InputFeatures], lost: Sequence[str]) -> dict[str, list[float]]:
+    """``training_inputs`` of a bundle; see `real_features`."""
+    return {name: list(bounds) for name, bounds in ranges_of(features, leave_out=lost).known().items()}
+
+
 def _write(
-    out: Path, recipe: Recipe, members: list[dict[str, Any]], about: dict[str, Any], dtype: torch.dtype
+    out: Path,
+    recipe: Sections,
+    members: Sequence[Mapping[str, torch.Tensor]],
+    about: Mapping[str, Any],
+    dtype: torch.dtype,
 ) -> None:
     said = {
         "name": out.name,
