@@ -123,7 +123,7 @@ class ModelSettings(Section):
     """Which published systems read."""
 
     bundles: tuple[str, ...] = setting(
-        ("vicar-attention-v1",),
+        ("mil-pair-v1",),
         "model bundles by name; each reads every study, and the most urgent of what they find counts",
         min_length=1,
     )

@@ -20,7 +20,7 @@ from ich_node.model.bundle_section import typed_section as typed_section
 
 SHIPPED = Path(__file__).parent / "bundles"
 """Bundles that come with the package."""
-DEFAULT_NAME = "vicar-attention-v1"
+DEFAULT_NAME = "mil-pair-v1"
 DESCRIPTION_FILE = "bundle.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"

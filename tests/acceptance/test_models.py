@@ -11,7 +11,7 @@ from typing import Any
 import pydicom
 
 from ich_node.findings import IchSubtype, Priority
-from ich_node.model.bundle import read_description
+from ich_node.model.bundle import DEFAULT_NAME, read_description
 from ich_node.testing.phantom import head_phantom
 from ich_node.testing.scu import send_images
 from ich_node.testing.series import phantom_series
@@ -83,7 +83,7 @@ def test_four_systems_read_one_study_when_asked(
     study = shown(node, uid)
     assert study["state"] == "READ"
     by_name = {reading["model_name"]: reading for reading in study["readings"]}
-    assert set(by_name) == {"vicar-attention-v1", *made}
+    assert set(by_name) == {DEFAULT_NAME, *made}
     assert not any(reading["superseded"] for reading in by_name.values())
     expected = set()
     for name, folder in made.items():

@@ -1,7 +1,7 @@
 """Reading one study of 32 slices of 512 x 512, from files to saved result objects, against its floor.
 
-The floor is what no reading can do without: decoding the pixels with pydicom and one pass of one network of the
-shipped bundle's shape over as many slices. Both run in turn in one process; medians and ratios are printed.
+The floor is what no reading can do without: decoding the pixels with pydicom and one pass of one network of each kind
+of the default bundle over as many slices. Both run in turn in one process; medians and ratios are printed.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pydicom
 import torch
 
 from ich_node.findings import IchSubtype
-from ich_node.model.bundle import find_bundle, read_description
+from ich_node.model.bundle import DEFAULT_NAME, find_bundle
 from ich_node.model.predict import Predictor, load_predictor
-from ich_node.model.vicar_mil import VicarMil, VicarMilConfig
 from ich_node.pipeline import History, read_series
 from ich_node.receive.header import read_header
 from ich_node.result_files import ResultFiles
@@ -37,14 +36,15 @@ def run() -> None:
         folder = Path(name)
         paths = _write_study(folder)
         series = _open(paths)
-        bundle = find_bundle("vicar-attention-v1")
-        predictor, (network, size) = load_predictor(bundle, "cpu"), _bare_network(bundle)
+        predictor = load_predictor(find_bundle(DEFAULT_NAME), "cpu")
+        (pair, *_), sizes = predictor.system.networks, predictor.system.preprocessing
+        kinds = ((pair.vicar, 3, sizes.vicar.size), (pair.lite, 6, sizes.lite.size))
         volume = load_volume(series)
         rows: dict[str, list[float]] = {}
         for round_number in range(ROUNDS + 1):
             measured = {
                 "floor: decode with pydicom": _time(lambda: [pydicom.dcmread(p).pixel_array for p in paths]),
-                "floor: one network, one pass": _time(lambda: _one_pass(network, size, len(paths))),
+                "floor: one network of each kind, one pass": _time(lambda: _one_pass(kinds, len(paths))),
                 "reading: volume": _time(lambda: load_volume(series)),
                 "reading: volume and model": _time(lambda: _predict(predictor, series)),
                 "reading: all, objects saved": _time(lambda: _read(series, predictor, folder)),
@@ -57,10 +57,10 @@ def run() -> None:
 
 
 def _print(rows: dict[str, list[float]]) -> None:
-    print(f"{'':36}{'median ms':>10}{'min':>8}{'max':>8}")
+    print(f"{'':42}{'median ms':>10}{'min':>8}{'max':>8}")
     for row, seconds in rows.items():
         middle = statistics.median(seconds)
-        print(f"{row:36}{middle * 1e3:10.0f}{min(seconds) * 1e3:8.0f}{max(seconds) * 1e3:8.0f}")
+        print(f"{row:42}{middle * 1e3:10.0f}{min(seconds) * 1e3:8.0f}{max(seconds) * 1e3:8.0f}")
     floors = [row for row in rows if row.startswith("floor")]
     per_round = zip(rows["reading: all, objects saved"], *(rows[row] for row in floors), strict=True)
     ratios = [total / sum(parts) for total, *parts in per_round]
@@ -87,17 +87,14 @@ def _open(paths: list[Path]) -> Series:
     )
 
 
-def _bare_network(bundle: Path) -> tuple[VicarMil, int]:
-    """One network of the bundle's shape, with whatever weights, and the size of its input."""
-    about = read_description(bundle)
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items() if k != "members"}
-    return VicarMil(VicarMilConfig(**config)).eval(), about["preprocessing"]["size"]
-
-
-def _one_pass(network: VicarMil, size: int, slices: int) -> None:
-    x, mask = torch.zeros(slices, 3, size, size), torch.ones(slices, size, size, dtype=torch.bool)
+def _one_pass(kinds: Sequence[tuple[torch.nn.Module, int, int]], slices: int) -> None:
     with torch.inference_mode():
-        network(x, mask)
+        for network, channels, size in kinds:
+            x, mask = (
+                torch.zeros(slices, channels, size, size),
+                torch.ones(slices, size, size, dtype=torch.bool),
+            )
+            network(x, mask)
 
 
 def _predict(predictor: Predictor, series: Series) -> None:

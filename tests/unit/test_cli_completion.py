@@ -53,7 +53,7 @@ def completed(*words: str) -> list[str]:
         (("reprocess", "--accession", "A"), ["A-1"]),
         (("reprocess", "--patient", ""), ["P1"]),
         (("reprocess", "--model", "vic"), ["vicar-attention-v1"]),
-        (("models", "show", ""), ["vicar-attention-v1"]),
+        (("models", "show", ""), ["mil-pair-v1", "vicar-attention-v1"]),
         (("doctor", "--pacs", "m"), ["main"]),
         (("purge", "2."), []),
     ],

@@ -13,11 +13,13 @@ import torch
 
 from ich_node.cli import checks, main
 from ich_node.errors import ConfigurationError
+from ich_node.model.bundle import DEFAULT_NAME
 from ich_node.settings import ModelSettings, Settings
 from tests.unit.published_checkpoints import vicar_checkpoint
 from tests.unit.test_model_bundle_install import CANNOT_READ, OTHER, make_bundle, tarred
 
 SHIPPED = "vicar-attention-v1"
+ALL_SHIPPED = (DEFAULT_NAME, SHIPPED)
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -44,7 +46,7 @@ def run(*arguments: str) -> int:
 def test_looking_makes_nothing(data_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert run("list") == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if SHIPPED in line)
-    assert line.split()[:4] == ["reads", SHIPPED, "1.2.0", "vicar-mil"]
+    assert line.split()[:3] == [SHIPPED, "1.2.0", "vicar-mil"]  # another one reads
     assert run("show", SHIPPED, "--json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == SHIPPED
     assert run("show", SHIPPED) == 0
@@ -69,7 +71,7 @@ def test_installed_bundle_is_listed_and_shown(
     assert run("install", str(archive), "--json") == 0
     assert json.loads(capsys.readouterr().out)["unchanged"] is True
     assert run("list", "--json") == 0
-    assert json.loads(capsys.readouterr().out).keys() == {SHIPPED, "small"}
+    assert json.loads(capsys.readouterr().out).keys() == {*ALL_SHIPPED, "small"}
 
 
 def test_replacing_has_to_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -91,7 +93,7 @@ def test_verify_goes_on_after_a_faulty_bundle(
     capsys.readouterr()
     assert run("verify") == 1
     printed = capsys.readouterr()
-    assert [line.split()[0] for line in printed.out.splitlines()] == [SHIPPED, "cc"]
+    assert [line.split()[0] for line in printed.out.splitlines()] == [*ALL_SHIPPED, "cc"]
     assert "aa: FAULT" in printed.err
     assert "bb: FAULT" in printed.err
     assert run("verify", "aa") == 1
@@ -119,7 +121,7 @@ def test_bundle_that_is_to_read_but_is_not_here_is_listed(
     monkeypatch.setenv("ICH_NODE_MODEL__BUNDLES", f'["{SHIPPED}", "absent"]')
     assert run("list", "--json") == 1
     listed = json.loads(capsys.readouterr().out)
-    assert listed.keys() == {SHIPPED, "absent"}
+    assert listed.keys() == {*ALL_SHIPPED, "absent"}
     assert "error" not in listed[SHIPPED]
     assert "there is no bundle 'absent'" in listed["absent"]["error"]
     assert run("list") == 1

@@ -113,7 +113,7 @@ def test_batch_size_changes_nothing_beyond_rounding():
 def test_output_that_is_no_number_is_no_finding(value: float):
     broken = load_predictor(device="cpu")
     with torch.no_grad():
-        broken.system.networks[0].get_parameter("classifier.bias").fill_(value)
+        broken.system.networks[0].get_parameter("vicar.classifier.bias").fill_(value)
     head = phantom(600)
     with pytest.raises(StudyRejected) as rejected:
         broken.predict(head.hu[3:9], head.spacing_mm)

@@ -148,7 +148,7 @@ DEFAULTS: dict[str, Any] = {
     "worker.max_image_mib": 1024,
     "worker.decoder_memory_mib": 4096,
     "worker.max_attempts": 3,
-    "model.bundles": ("vicar-attention-v1",),
+    "model.bundles": ("mil-pair-v1",),
     "model.device": "auto",
     "model.engine": "torch",
     "model.precision": "float32",
