@@ -126,7 +126,7 @@ def test_bundle_that_is_to_read_but_is_not_here_is_listed(
     assert "there is no bundle 'absent'" in listed["absent"]["error"]
     assert run("list") == 1
     first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert first_words[:3] == ["Name", "reads", "absent"]
+    assert first_words[:4] == ["Name", DEFAULT_NAME, "reads", "absent"]
 
 
 @pytest.mark.parametrize("named", CANNOT_READ)
