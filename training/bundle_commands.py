@@ -179,7 +179,7 @@ def pair_(
     threads: int | None,
 ) -> None:
     """Put VICAR and LITE, bundles of those architectures, together as one that reads with both."""
-    from training.pair import Part, pair
+    from training.pair import pair, part_of
     from training.phantom_sets import unseen_phantoms
     from training.records import keep, recall
     from training.release import Wanted
@@ -189,8 +189,7 @@ def pair_(
     scans = read_all(sources, cache)
     wanted = Wanted(version=version, sensitivity=sensitivity, specificity=specificity, remarks=remarks)
     parts = [
-        Part(bundle=bundle, said=recall(said, scans)[0])
-        for bundle, said in ((vicar, vicar_said), (lite, lite_said))
+        part_of(bundle, recall(said, scans)) for bundle, said in ((vicar, vicar_said), (lite, lite_said))
     ]
     shown = partial(unseen_phantoms, outlined, options) if outlined else None
     metrics, predictions = pair(parts[0], parts[1], scans, out, wanted, shown)

@@ -101,8 +101,7 @@ def _limits(description: Mapping[str, Any]) -> str:
         f"{patients} patients of {_data_sets(len(real))}, {positive} scans with hemorrhage: the intervals are of other "
         "patients from there. Another hospital, scanner, kernel or slice thickness is outside of them, and so is "
         "another training run.",
-        f"Scans (and slices) of each subtype: {kinds}. How well subtypes are told apart is known no better than "
-        "that.",
+        f"Scans (and slices) of each subtype: {kinds}. {_of_subtypes(description)}",
         "Contrast medium, operated heads, tumours and calcifications that look like blood are not labelled in these "
         "data: how they are read is not known.",
     ]
@@ -125,6 +124,12 @@ def _limits(description: Mapping[str, Any]) -> str:
             "in phantoms at most: they are read, and flagged."
         )
     return "\n## What these numbers cannot show\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def _of_subtypes(description: Mapping[str, Any]) -> str:
+    if description["architecture"] in ("vicar-mil", "mil-pair"):
+        return "The bundle tells none of them."
+    return "How well subtypes are told apart is known no better than that."
 
 
 def _data_sets(count: int) -> str:

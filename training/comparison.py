@@ -34,6 +34,7 @@ from training.scan import CLASSES, PRESENT, Scan
 
 logger = logging.getLogger(__name__)
 
+_SHOWN = {True: "slice alone", False: "slice and mirror image", None: "-"}
 ROWS_FILE = Path(__file__).parent / "comparison.toml"
 _TITLE = "Four published systems and their ablations on the same patients"
 
@@ -193,7 +194,7 @@ def bundle_table(bundles: Sequence[Said]) -> Table:
         rows.append(
             (
                 f"{described['bundle']['name']} {described['bundle']['version']}",
-                "slice alone" if described["upright"] else "slice and mirror image",
+                _SHOWN[described["upright"]],
                 auc_of(scored, "slices"),
                 auc_of(scored, "scans"),
                 points.sensitive.sensitivity,

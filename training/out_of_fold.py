@@ -34,12 +34,13 @@ def out_of_fold(bundle: Path, scans: Sequence[Scan], split: Split, *, upright: b
     Returns
     -------
     Predictions, dict
-        As `training.records.of_run` gives them; the latter has the bundle's name, version and weights.
+        As `training.records.of_run` gives them; the latter has the bundle's name, version and weights, and whether the
+        networks saw no mirror image: ``upright``, None where the system has none.
 
     Raises
     ------
     ValueError
-        There are not as many networks as folds, or nobody of a fold is among the scans.
+        It is a pair; there are not as many networks as folds, or nobody of a fold is among the scans.
     SplitError
         The split does not know a patient.
     """
@@ -49,6 +50,12 @@ def out_of_fold(bundle: Path, scans: Sequence[Scan], split: Split, *, upright: b
         {"mirror": "alternate"} if upright and hasattr(predictor.system.config, "mirror") else {},
     )
     count = members(bundle, description)
+    if "parts" in description:
+        names = " and ".join(part["name"] for part in description["parts"])
+        raise ValueError(
+            f"{bundle} was put together from {names}, which may have been trained on different splits: measure those; "
+            "`pair` joins what they say"
+        )
     if count != split.count:
         raise ValueError(
             f"{bundle} has {count} networks, but split {split.name} has {split.count} folds: not the bundle's split"
@@ -63,4 +70,6 @@ def out_of_fold(bundle: Path, scans: Sequence[Scan], split: Split, *, upright: b
         predictor.system = ensemble.member(fold, **changes)
         parts.append(read_scans(predictor, held, system=description["name"], split=said, fold=fold))
     named = {key: description[key] for key in ("name", "version", "weights_sha256")}
-    return joined(parts), {"bundle": named, "folds": split.count, "upright": upright}
+    mirror = getattr(ensemble.config, "mirror", None)
+    alone = None if mirror is None else upright or mirror == "alternate"
+    return joined(parts), {"bundle": named, "folds": split.count, "upright": alone}

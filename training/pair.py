@@ -30,6 +30,7 @@ from ich_node.model.preprocess import PreprocessConfig
 from ich_node.model.vicar_mil import VicarMilConfig
 from training.evaluation.calibration import fit_decision
 from training.predictions import Predictions
+from training.records import Said
 from training.release import Wanted, finish, inputs_of, real_features
 from training.scan import CLASSES, Scan
 
@@ -68,6 +69,26 @@ class _Made:
     def as_dict(self) -> dict[str, Any]:
         """How each part was trained."""
         return dict(self.recipes)
+
+
+def part_of(bundle: Path, said: Said) -> Part:
+    """A bundle with the record of what its networks said.
+
+    Raises
+    ------
+    ValueError
+        The record is of other weights, or of networks that saw mirror images.
+    """
+    predictions, described = said
+    if described.get("bundle", {}).get("weights_sha256") != read_description(bundle)["weights_sha256"]:
+        raise ValueError(
+            f"the record given for {bundle} is of other weights: make it by `out-of-fold --upright`"
+        )
+    if not described["upright"]:
+        raise ValueError(
+            f"the record given for {bundle} is with mirror images: make it by `out-of-fold --upright`"
+        )
+    return Part(bundle=bundle, said=predictions)
 
 
 def averaged(

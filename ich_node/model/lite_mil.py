@@ -172,7 +172,7 @@ def slab_hu(head: Head, index: int, offset_mm: float, slab_mm: float) -> FloatAr
     numpy.ndarray
         (rows, columns) float32, HU.
     """
-    distance, last = head.spacing_mm[0], len(head.hu) - 1
+    distance, last = head.step_mm, len(head.hu) - 1
     if distance >= _THIN_MM:
         step = max(1, round(abs(offset_mm) / distance)) if offset_mm else 0
         return np.asarray(head.hu[int(np.clip(index + np.sign(offset_mm) * step, 0, last))])
@@ -232,7 +232,7 @@ class LiteMilSystem(System):
 
     def score(self, head: Head) -> Scores:
         """Score the slices that show intracranial space; of thin ones not each by itself."""
-        stride = max(1, int(_SCORED_MM / head.spacing_mm[0] + 1e-6))
+        stride = max(1, int(_SCORED_MM / head.step_mm + 1e-6))
         inside = head.inside
         # the last one too: nothing at the vertex is left to a neighbour alone
         scored = sorted({*inside[::stride], *inside[-1:]})

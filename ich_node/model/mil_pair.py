@@ -10,8 +10,9 @@ them is not worth a line in a report.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -67,6 +68,10 @@ class MilPairSystem(System):
     config_type = MilPairConfig
     preprocessing_type = MilPairPreprocessing
     localization_type = DetectorConfig
+    required: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "config": ("vicar", "lite", "vicar_calibration", "lite_calibration"),
+        "preprocessing": ("vicar", "lite"),
+    }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -16,6 +16,7 @@ from ich_node.model import bundle as bundles
 from ich_node.model.decision import DecisionConfig, Probabilities, slice_probabilities, suspicion
 from ich_node.model.execution import Execution, Precision
 from ich_node.model.input_range import InputRange, measure, unlike
+from ich_node.model.lite_mil import LiteMilPreprocessing
 from ich_node.model.preprocess import PreprocessConfig
 from ich_node.model.slabs import Slabs, in_slabs
 from ich_node.model.system import ClassMaps, Head, Scores, Spacing, System, find_system
@@ -179,6 +180,12 @@ def load_predictor(
     def section(kind: type, key: str, values: Mapping[str, Any]) -> Any:
         return bundles.typed_section(kind, values, folder / bundles.DESCRIPTION_FILE, key)
 
+    for key, names in system.required.items():
+        for name in names:
+            if name not in description[key]:
+                raise ConfigurationError(
+                    f"{folder / bundles.DESCRIPTION_FILE}: key '{key}.{name}' is missing"
+                )
     config = section(system.config_type, "config", _without_members(description["config"]))
     preprocessing = section(system.preprocessing_type, "preprocessing", description["preprocessing"])
     localization = section(system.localization_type, "localization", bundles.localization(description))
@@ -246,6 +253,11 @@ def _check_preprocessing(folder: Path, config: Any, preprocessing: Any, part: st
     size = getattr(preprocessing, "size", None)
     if isinstance(size, int) and size < 1:
         raise ConfigurationError(f"{file}: key '{key}.size' is {size}; it has to be 1 or more")
+    low, high = getattr(preprocessing, "hu_range", (0, 1))
+    if not low < high:
+        raise ConfigurationError(f"{file}: key '{key}.hu_range' has to rise; it is {low:g} to {high:g}")
+    if isinstance(preprocessing, LiteMilPreprocessing):
+        _check_channels(file, part, config.in_channels, len(preprocessing.windows_hu), beside=3)
     if not isinstance(preprocessing, PreprocessConfig):
         return
     if preprocessing.pitch_mm <= 0:
@@ -255,11 +267,18 @@ def _check_preprocessing(folder: Path, config: Any, preprocessing: Any, part: st
     windows = preprocessing.windows_hu
     if not all(width > 0 for _, width in windows):
         raise ConfigurationError(f"{file}: key '{key}.windows_hu': the width of a window is more than 0")
-    shown = 1 + len(windows)  # the slice itself is the first
-    if getattr(config, "in_channels", shown) != shown:
+    if hasattr(config, "in_channels"):
+        _check_channels(
+            file, part, config.in_channels, len(windows), beside=1
+        )  # the slice itself is the first
+
+
+def _check_channels(file: Path, part: str, channels: int, windows: int, *, beside: int) -> None:
+    """Refuse a network that takes another number of channels than are shown to it."""
+    if channels != windows + beside:
         raise ConfigurationError(
-            f"{file}: key '{key}.windows_hu' has {len(windows)} windows, but 'config{part}.in_channels' is "
-            f"{config.in_channels}, which needs {config.in_channels - 1}"
+            f"{file}: key 'preprocessing{part}.windows_hu' has {windows} windows, but 'config{part}.in_channels' is "
+            f"{channels}, which needs {channels - beside}"
         )
 
 

@@ -8,7 +8,7 @@ a millimetre by which slices of a tilted gantry are shifted against each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -70,14 +70,20 @@ def in_slabs(
     step = widest if widest > _UNEVEN * spacing else spacing
     thickness = max(slice_thickness_mm or step, step)
     together = 1 if slab_mm is None else int(min((slab_mm - thickness) / step + 1 + _ROUNDING, count))
+    uneven = step > spacing
     if together < 2 or count < 2 * together:
         middle = tuple(range(count))
+        head = replace(head, widest_mm=step) if uneven else head
         return Slabs(head=head, slab_of=np.arange(count), middle=middle, thickness_mm=slice_thickness_mm)
     edges = [*range(0, count - together // 2, together), count]
     hu = np.stack([head.hu[a:b].mean(axis=0, dtype=np.float32) for a, b in pairwise(edges)])
     height_mm = together * spacing
     return Slabs(
-        head=Head(hu=hu, spacing_mm=(height_mm, *head.spacing_mm[1:])),
+        head=Head(
+            hu=hu,
+            spacing_mm=(height_mm, *head.spacing_mm[1:]),
+            widest_mm=together * step if uneven else None,
+        ),
         slab_of=np.repeat(np.arange(len(hu)), np.diff(edges)),
         middle=tuple((a + b - 1) // 2 for a, b in pairwise(edges)),
         height_mm=height_mm,

@@ -42,6 +42,13 @@ class Head:
     """(slices, rows, columns) float32, HU, inferior to superior."""
     spacing_mm: Spacing
     """(slice, row, column) distance of neighbouring centres, mm."""
+    widest_mm: float | None = None
+    """Distance of neighbours where the head was cut thicker, if that is much more than the usual one."""
+
+    @property
+    def step_mm(self) -> float:
+        """What neighbouring slices lie apart at most: whoever averages or leaves out slices goes by it."""
+        return self.widest_mm or self.spacing_mm[0]
 
     @cached_property
     def mask(self) -> CoarseMask:
@@ -83,6 +90,8 @@ class System(ABC):
     """Frozen dataclass of the bundle's ``config``: the shape of the network. Every field has a default."""
     preprocessing_type: ClassVar[type]
     """Frozen dataclass of ``preprocessing``: how slices become network input. Every field has a default."""
+    required: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Keys that a bundle's ``config`` and ``preprocessing`` must have, by section; others have their defaults."""
     localization_type: ClassVar[type]
     """Frozen dataclass of ``localization``: how maps become points or boxes. Every field has a default."""
 

@@ -231,3 +231,65 @@ def test_a_section_that_is_no_object_is_named(work: Path, tmp_path: Path):
     (broken / "bundle.json").write_text(json.dumps(description))
     with pytest.raises(ConfigurationError, match=r"'config\.lite' has to be an object"):
         load_predictor(broken, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("config", "lite"), ("config", "vicar_calibration"), ("preprocessing", "vicar")],
+)
+def test_nothing_of_a_pair_is_left_to_defaults(work: Path, tmp_path: Path, section: str, key: str):
+    broken = shutil.copytree(work / "both", tmp_path / "both")
+    description = read_description(broken)
+    del description[section][key]
+    (broken / "bundle.json").write_text(json.dumps(description))
+    with pytest.raises(ConfigurationError, match=rf"'{section}\.{key}' is missing"):
+        load_predictor(broken, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("windows_hu", [[40, 80], [80, 200]], "preprocessing.lite.windows_hu"),
+        ("hu_range", [500, -150], "preprocessing.lite.hu_range"),
+    ],
+)
+def test_input_that_the_network_cannot_take_is_refused_before_a_study_comes(
+    work: Path, tmp_path: Path, key: str, value: object, named: str
+):
+    broken = shutil.copytree(work / "both", tmp_path / "both")
+    description = read_description(broken)
+    description["preprocessing"]["lite"][key] = value
+    (broken / "bundle.json").write_text(json.dumps(description))
+    with pytest.raises(ConfigurationError, match=named.replace(".", r"\.")):
+        load_predictor(broken, "cpu")
+
+
+def test_records_of_other_weights_or_with_mirror_images_are_refused(work: Path, tmp_path: Path):
+    swapped = ("--vicar-said", work / "lite-mil.npz", "--lite-said", work / "vicar-mil.npz")
+    assert "of other weights" in failed(*pair_of(work, "vicar-mil", "lite-mil", "no"), *swapped)
+    measured(work, "lite-mil", tmp_path / "mirrored.npz")
+    arguments = (*pair_of(work, "vicar-mil", "lite-mil", "no"), "--lite-said", tmp_path / "mirrored.npz")
+    assert "with mirror images" in failed(*arguments)
+    assert not (work / "no").exists()
+
+
+def test_a_pair_is_not_measured_on_one_split(work: Path, tmp_path: Path):
+    """Its parts may have been trained on different ones: a network would read patients that the other one saw."""
+    arguments = ("--split", work / "runs" / "lite-mil" / "split.json", "--out", tmp_path / "no.npz")
+    assert "put together from vicar-mil and lite-mil" in failed(
+        "out-of-fold", work / "both", *data_of(work), *arguments
+    )
+
+
+def test_thick_slices_of_a_mixed_head_score_as_among_thick_ones(work: Path):
+    """What lies around a thick slice are thick slices: none is averaged with slices 25 mm away."""
+    head = head_phantom(bleeds=[IchSubtype.EPIDURAL], seed=721, rows=96, columns=96, slices=24)
+    reader = load_predictor(work / "both", "cpu")
+    whole = reader.predict(head.hu, (5.0, *head.spacing_mm[1:]))
+    lower = 6
+    mixed = np.concatenate([np.repeat(head.hu[:lower], 5, axis=0), head.hu[lower:]])
+    found = reader.predict(mixed, (1.0, *head.spacing_mm[1:]), widest_gap_mm=5.0)
+    of_thick = [one.probabilities[IchSubtype.ANY] for one in found.slices[5 * lower :]]
+    wanted = [one.probabilities[IchSubtype.ANY] for one in whole.slices[lower:]]
+    # the lowest one has a thin neighbour, which is a copy of the thick one below
+    assert of_thick == pytest.approx(wanted, abs=0.02)
