@@ -238,7 +238,7 @@ def test_compare_trains_what_is_missing_and_results_shows_it(work: Path, run: Pa
     to = ("--records", records, "--out", page)
     said = done("results", *data_of(work), "--runs", run.parent, *to)
     assert f"{RUN}: recorded" in said
-    assert f"1 runs: {page}" in said
+    assert f"1 runs, 0 bundles: {page}" in said
     text = page.read_text()
     assert "4 patients, 2 scans with hemorrhage, 56 slices" in text
     assert f"python -m training results --data ct-ich=FOLDER --records {records} --out {page}" in text
