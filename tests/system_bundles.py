@@ -88,6 +88,7 @@ SMALL: Mapping[str, SmallSystem] = {
             "vicar": {"widths": [4, 4, 8], "attention_width": 4},
             "lite": {"width": 8, "neighbours": 0.25},
             "vicar_calibration": {"scale": 0.5, "offset": 0.25},
+            "lite_calibration": {"scale": 1.0, "offset": 0.0},
         },
         preprocessing={"vicar": {"size": 64, "pitch_mm": 3}, "lite": {"size": 64, "pitch_mm": 3}},
         localization=_POINTS_OF_MAPS,
