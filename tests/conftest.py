@@ -27,12 +27,14 @@ _COSTLY = {
     "test_training_engine",
     "test_training_learn_burduja",
     "test_training_learn_systems",
+    "test_training_pair",
     "test_training_release",
     "test_training_tune_detector",
 }
 """Unit tests that share heads, readings or trained networks, which take seconds to make."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep on one xdist worker what shares servers, and what else takes long to make.
 

@@ -126,7 +126,7 @@ def node_environ() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("ICH_NODE_")}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     if not Path(ORTHANC).exists():
         pytest.skip("Orthanc is not installed")
@@ -206,7 +206,7 @@ lease_seconds = 4.0
             process.wait(60)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def node(tmp_path_factory: pytest.TempPathFactory, orthanc: Orthanc) -> Iterator[RunningNode]:
     """A node with default settings but for ports and short waits, and Orthanc as its PACS."""
     destination = f"""
