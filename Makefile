@@ -1,8 +1,9 @@
 # Every target makes its own set-up; nothing but Python 3.11 to 3.13, a compiler and apt is expected.
 PYTHON ?= python3
-# Tests wait for servers a quarter of their time: three at a time suit two cores. PYTEST_ARGS=-x and the like replace this.
-# A worker that dies ends the run and names its test: replaced, it may make pytest-xdist 3.8 wait for ever (its issue 1323).
-PYTEST_ARGS ?= -n 3 --dist loadgroup --max-worker-restart 0
+# Tests wait for servers a quarter of their time: three at a time suit two cores. A file stays with one worker, so what it
+# shares is made once; the long files come first. A worker that dies ends the run, and its test is named: pytest-xdist 3.8 may
+# wait for ever once it has replaced one. PYTEST_ARGS=-x and the like replace all this.
+PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 BIN := .venv/bin
 PACKAGES := ich_node training
