@@ -280,9 +280,8 @@ def test_what_is_missing_is_reported_as_such(node: Node) -> None:
         ].value
         assert ask(association, information) == 0x0000
         report = modality.wait_for()
-        node.wait_until(
-            lambda: node.confirmed == [True]
-        )  # pynetdicom may not answer once it asks for a release
+        # pynetdicom may not answer once it asks for a release
+        node.wait_until(lambda: node.confirmed == [True])
     assert (report.event_type, report.committed) == (FAILURES_EXIST, {here})
     assert report.failed == {"1.2.3.4": 0x0112, of_other_class: 0x0119}
 
